@@ -1,0 +1,49 @@
+// The conv kernels of one library (an instruction set, CUDA, emulated CUDA) as a table of
+// functions. conv/op.cpp checks the arguments, allocates the outputs and calls these.
+#pragma once
+
+#include "conv/conv.h"
+#include "core/context.h"
+
+namespace fastvision {
+
+// Pointers are of the problem's dtype; `bias` may be null, `selection` is null in inference.
+struct ConvPool2dForward {
+  const void* input;
+  const void* weight;
+  const void* bias;
+  void* output;
+  uint8_t* selection;
+};
+
+// A null gradient is not wanted. grad_weight is dense (out, in / groups, kh, kw), grad_bias (out).
+struct ConvPool2dBackward {
+  const void* grad_output;
+  const uint8_t* selection;  // null where needs_selection() is false
+  const void* input;
+  const void* weight;
+  void* grad_input;
+  void* grad_weight;
+  void* grad_bias;
+};
+
+// Gradients a library has kernels for; the others go through stock PyTorch.
+struct ConvGradients {
+  bool input, weight;
+};
+
+// Every launch function returns null, or what went wrong.
+struct ConvKernels {
+  // Does the forward pass have a kernel for this problem, and is it the faster choice?
+  bool (*supports)(const ConvPool2d&);
+  ConvGradients (*supported_gradients)(const ConvPool2d&);
+
+  const char* (*forward)(const ConvPool2d&, const ConvPool2dForward&, Context&);
+  const char* (*backward)(const ConvPool2d&, const ConvPool2dBackward&, Context&);
+
+  // The gradient of the convolution's output, dense (batch, conv_h, conv_w, out_channels),
+  // from that of the pooled output: what stock convolution backward takes.
+  const char* (*unpool)(const ConvPool2d&, const void* grad_output, const uint8_t* selection, void* grad_conv, Context&);
+};
+
+}  // namespace fastvision

@@ -1,0 +1,35 @@
+// What a kernel may ask of the program that calls it: memory, threads, a CUDA stream.
+//
+// The operators implement it over torch (core/torch_context.h), the sanitizer
+// harness over malloc and std::thread, so kernels link neither.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastvision {
+
+class Context {
+ public:
+  // At least `bytes` bytes, 64-byte aligned, uninitialised; device memory for a CUDA
+  // kernel. Valid until the operator call ends (stream-ordered on CUDA).
+  virtual void* allocate(size_t bytes) = 0;
+
+  // Runs body(begin, end) over a partition of [0, n) on the threads at hand. A kernel
+  // cannot see how many there are: equal results for every thread count follow from that.
+  template <class Body>
+  void parallel_for(int64_t n, const Body& body) {
+    run_parallel(
+        n, [](const void* b, int64_t begin, int64_t end) { (*static_cast<const Body*>(b))(begin, end); }, &body);
+  }
+
+  // cudaStream_t of the call; null on the CPU.
+  virtual void* stream() const { return nullptr; }
+
+ protected:
+  using RangeBody = void (*)(const void* body, int64_t begin, int64_t end);
+  virtual void run_parallel(int64_t n, RangeBody call, const void* body) = 0;
+  ~Context() = default;
+};
+
+}  // namespace fastvision

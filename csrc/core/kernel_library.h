@@ -1,0 +1,18 @@
+// The face of a kernel library: one shared object per instruction set, and one for CUDA.
+// libfastvision opens it with dlopen and takes the tables of functions from it.
+#pragma once
+
+namespace fastvision {
+
+struct ConvKernels;
+
+struct KernelLibrary {
+  static constexpr int kInterfaceVersion = 1;  // raise when a table or a struct in it changes
+  int interface_version;
+  const char* name;  // "default", "avx2", "avx512", "cuda", "emulated"
+  const ConvKernels* conv;
+};
+
+}  // namespace fastvision
+
+extern "C" __attribute__((visibility("default"))) const fastvision::KernelLibrary* fastvision_kernel_library();
