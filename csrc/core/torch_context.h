@@ -1,0 +1,55 @@
+// Context over torch: its allocators, its thread pool, its current stream.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/SmallVector.h>
+
+#include "core/context.h"
+
+namespace fastvision {
+
+class TorchContext final : public Context {
+ public:
+  explicit TorchContext(c10::Device device) : device_(device) {}
+
+  void* allocate(size_t bytes) override {
+    const size_t aligned = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    if (device_.is_cpu() && used_ + aligned <= sizeof(arena_)) {
+      void* start = arena_ + used_;
+      used_ += aligned;
+      return start;
+    }
+    if (device_.is_cpu()) {
+      blocks_.push_back(c10::GetCPUAllocator()->allocate(aligned));
+      return blocks_.back().get();
+    }
+    tensors_.push_back(at::empty({static_cast<int64_t>(aligned)}, at::device(device_).dtype(at::kByte)));
+    return tensors_.back().mutable_data_ptr();
+  }
+
+  void* stream() const override {
+    if (device_.is_cpu()) return nullptr;
+    return c10::impl::VirtualGuardImpl(device_.type()).getStream(device_).native_handle();
+  }
+
+ protected:
+  void run_parallel(int64_t n, RangeBody call, const void* body) override {
+    at::parallel_for(0, n, /*grain_size=*/1, [&](int64_t begin, int64_t end) { call(body, begin, end); });
+  }
+
+ private:
+  static constexpr size_t kAlignment = 64;
+
+  c10::Device device_;
+  // Small problems are over in 2 us: they must not wait for malloc.
+  alignas(kAlignment) std::byte arena_[32 * 1024];
+  size_t used_ = 0;
+  c10::SmallVector<c10::DataPtr, 4> blocks_;
+  c10::SmallVector<at::Tensor, 4> tensors_;
+};
+
+}  // namespace fastvision
