@@ -45,8 +45,8 @@ struct PoolSpan {
 #if defined(__CUDACC__)
 __host__ __device__
 #endif
-    inline PoolSpan
-    pool_span(int64_t out_index, int64_t kernel, int64_t stride, int64_t pad, int64_t size, bool count_include_pad) {
+    inline PoolSpan pool_span(int64_t out_index, int64_t kernel, int64_t stride, int64_t pad, int64_t size,
+                              bool count_include_pad) {
   const int64_t start = out_index * stride - pad;
   // As ATen: the divisor is counted before the window is clipped to the image, but after
   // it is clipped to the padded image (a ceil_mode window may reach beyond even that).
@@ -67,7 +67,9 @@ constexpr int64_t kMaxSelectableMaxWindow = 255;
 constexpr int64_t kMaxSelectableAvgWindow = 8;
 
 // Without ReLU, only the winner of a maximum has to be remembered.
-inline bool needs_selection(const ConvPool2d& p) { return p.activation == Activation::relu || p.pool == Pool::max; }
+inline bool needs_selection(const ConvPool2d& p) {
+  return p.activation == Activation::relu || p.pool == Pool::max;
+}
 
 inline bool selection_fits(const ConvPool2d& p) {
   const int64_t window = p.pool_kernel_h * p.pool_kernel_w;

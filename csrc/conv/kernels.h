@@ -34,7 +34,8 @@ struct ConvGradients {
 
 // Every launch function returns null, or what went wrong.
 struct ConvKernels {
-  // Does the forward pass have a kernel for this problem, and is it the faster choice?
+  // Is there a kernel for this problem, and is it the faster choice? With batch == 0 the image sizes
+  // are unknown (a compiled graph with dynamic shapes): true promises to run any of them.
   bool (*supports)(const ConvPool2d&);
   ConvGradients (*supported_gradients)(const ConvPool2d&);
 
@@ -43,7 +44,8 @@ struct ConvKernels {
 
   // The gradient of the convolution's output, dense (batch, conv_h, conv_w, out_channels),
   // from that of the pooled output: what stock convolution backward takes.
-  const char* (*unpool)(const ConvPool2d&, const void* grad_output, const uint8_t* selection, void* grad_conv, Context&);
+  const char* (*unpool)(const ConvPool2d&, const void* grad_output, const uint8_t* selection, void* grad_conv,
+                        Context&);
 };
 
 }  // namespace fastvision

@@ -30,7 +30,9 @@ std::filesystem::path directory_of_this_library() {
   return std::filesystem::absolute(info.dli_fname).parent_path();
 }
 
-std::filesystem::path file_of(const std::string& stem) { return directory_of_this_library() / ("_" + stem + ".so"); }
+std::filesystem::path file_of(const std::string& stem) {
+  return directory_of_this_library() / ("_" + stem + ".so");
+}
 
 const KernelLibrary* open_library(const std::filesystem::path& file) {
   void* handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -39,8 +41,8 @@ const KernelLibrary* open_library(const std::filesystem::path& file) {
   TORCH_CHECK(get, "fastvision: ", file.string(), " is not a kernel library: ", dlerror());
   const KernelLibrary* library = get();
   TORCH_CHECK(library->interface_version == KernelLibrary::kInterfaceVersion, "fastvision: ", file.string(),
-              " was built for interface ", library->interface_version, ", expected ",
-              KernelLibrary::kInterfaceVersion, "; rebuild fastvision");
+              " was built for interface ", library->interface_version, ", expected ", KernelLibrary::kInterfaceVersion,
+              "; rebuild fastvision");
   return library;
 }
 
@@ -84,7 +86,9 @@ std::atomic<bool> enabled{true};
 
 }  // namespace
 
-const KernelLibrary& cpu_library() { return *cpu_library_in_use().load(std::memory_order_acquire); }
+const KernelLibrary& cpu_library() {
+  return *cpu_library_in_use().load(std::memory_order_acquire);
+}
 
 const KernelLibrary* cuda_library() {
   static const KernelLibrary* library = [] {
@@ -106,7 +110,11 @@ void set_cpu_capability(const std::string& name) {
   cpu_library_in_use().store(open_cpu_library(name), std::memory_order_release);
 }
 
-bool kernels_enabled() { return enabled.load(std::memory_order_relaxed); }
-void set_kernels_enabled(bool value) { enabled.store(value, std::memory_order_relaxed); }
+bool kernels_enabled() {
+  return enabled.load(std::memory_order_relaxed);
+}
+void set_kernels_enabled(bool value) {
+  enabled.store(value, std::memory_order_relaxed);
+}
 
 }  // namespace fastvision

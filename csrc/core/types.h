@@ -8,7 +8,9 @@ namespace fastvision {
 
 enum class DType : uint8_t { f32, bf16, f16 };
 
-constexpr int64_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+constexpr int64_t size_of(DType dtype) {
+  return dtype == DType::f32 ? 4 : 2;
+}
 
 // Strides of an image tensor in elements, by logical dimension (batch, channel, row, column).
 // Contiguous means w == 1 (or c == 1 with one channel), channels_last means c == 1.

@@ -1,0 +1,37 @@
+// The family's reference: the same computation in stock PyTorch calls. It is the
+// specification, the oracle of the tests, the baseline of the benchmarks, the fallback for
+// what the kernels can't do, and the way to second derivatives.
+#include "conv/reference.h"
+
+#include <ATen/ops/avg_pool2d.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/conv2d.h>
+#include <ATen/ops/max_pool2d.h>
+#include <ATen/ops/relu.h>
+#include <torch/library.h>
+
+namespace fastvision {
+
+at::Tensor conv2d_pool2d_reference(const ConvPool2dOptions& o, const at::Tensor& input, const at::Tensor& weight,
+                                   const std::optional<at::Tensor>& bias) {
+  const auto& [top, bottom, left, right] = o.padding;
+  const bool symmetric = top == bottom && left == right;
+  const at::Tensor padded = symmetric ? input : at::constant_pad_nd(input, {left, right, top, bottom});
+  const Pair padding = symmetric ? Pair{top, left} : Pair{0, 0};
+  at::Tensor output = at::conv2d(padded, weight, bias, o.stride, padding, o.dilation, o.groups);
+  if (o.activation == Activation::relu) output = at::relu(output);
+  if (o.pool == Pool::max) {
+    const Pair no_dilation{1, 1};
+    return at::max_pool2d(output, o.pool_kernel_size, o.pool_stride, o.pool_padding, no_dilation, o.ceil_mode);
+  }
+  if (o.pool == Pool::avg) {
+    return at::avg_pool2d(output, o.pool_kernel_size, o.pool_stride, o.pool_padding, o.ceil_mode, o.count_include_pad);
+  }
+  return output;
+}
+
+TORCH_LIBRARY_IMPL(fastvision, CompositeImplicitAutograd, m) {
+  m.impl("conv2d_pool2d_reference", &WithOptions<&conv2d_pool2d_reference>::call);
+}
+
+}  // namespace fastvision

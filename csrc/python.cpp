@@ -1,0 +1,31 @@
+// fastvision._C: what Python needs besides the operators, which it finds in torch.ops.fastvision.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "core/libraries.h"
+#include "machine/machine.h"
+
+namespace fastvision {
+namespace {
+
+const MachineKernels& machine_kernels_in_use() {
+  const KernelLibrary& library = cpu_library();
+  if (!library.machine) throw std::runtime_error(std::string("fastvision: no peaks to measure on ") + library.name);
+  return *library.machine;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.def("cpu_capability", [] { return std::string(cpu_library().name); });
+  m.def("set_cpu_capability", &set_cpu_capability);
+  m.def("available_cpu_capabilities", &available_cpu_capabilities);
+  m.def("has_cuda_kernels", [] { return cuda_library() != nullptr; });
+  m.def("kernels_enabled", &kernels_enabled);
+  m.def("set_kernels_enabled", &set_kernels_enabled);
+  m.def("measure_fma_peak", [](double seconds) { return machine_kernels_in_use().fma_peak(seconds); });
+  m.def("measure_read_bandwidth",
+        [](int64_t bytes, double seconds) { return machine_kernels_in_use().read_bandwidth(bytes, seconds); });
+}
+
+}  // namespace fastvision

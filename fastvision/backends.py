@@ -1,0 +1,58 @@
+"""Switches in the style of torch.backends.
+
+`cpu.capability` is the instruction set in use ('avx512', 'avx2', 'default'). Assigning another one that the
+processor has switches all operators over; the environment variable FASTVISION_CPU_CAPABILITY sets it at start.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastvision._native import _C
+
+
+class _CPU:
+    """fastvision.backends.cpu"""
+
+    @property
+    def capability(self) -> str:
+        """Instruction set that CPU tensors run on."""
+        return _C.cpu_capability()
+
+    @capability.setter
+    def capability(self, name: str) -> None:
+        _C.set_cpu_capability(name)
+
+    @staticmethod
+    def available_capabilities() -> list[str]:
+        """What `capability` may be set to on this processor, the widest first."""
+        return _C.available_cpu_capabilities()
+
+
+class _CUDA:
+    """fastvision.backends.cuda"""
+
+    @staticmethod
+    def is_available() -> bool:
+        """Whether CUDA tensors run fastvision's kernels, rather than the references."""
+        return _C.has_cuda_kernels()
+
+
+cpu = _CPU()
+cuda = _CUDA()
+
+
+@contextmanager
+def enabled(value: bool) -> Iterator[None]:
+    """Within the context, `enabled(False)` makes every operator run its reference, in all threads.
+
+    A graph compiled within the context keeps the choice.
+    """
+    before = _C.kernels_enabled()
+    _C.set_kernels_enabled(value)
+    try:
+        yield
+    finally:
+        _C.set_kernels_enabled(before)
+
+
+__all__ = ["cpu", "cuda", "enabled"]

@@ -1,0 +1,121 @@
+"""2-D convolution + bias + activation + pooling as one operator.
+
+    y = pool(activation(conv2d(x, w) + b))
+
+The convolution is the cross-correlation of `torch.nn.functional.conv2d`, the pools are those of
+`max_pool2d` and `avg_pool2d`. The convolution's output never exists in memory.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+IntPair = int | Sequence[int]
+
+_operator = torch.ops.fastvision.conv2d_pool2d.default
+_reference = torch.ops.fastvision.conv2d_pool2d_reference.default
+
+
+def pair(value: IntPair) -> Sequence[int]:
+    """An int stands for both spatial dimensions, as everywhere in torch.nn."""
+    return (value, value) if isinstance(value, int) else value
+
+
+def explicit_padding(padding: IntPair | str, kernel_size: Sequence[int], stride: IntPair, dilation: IntPair):
+    """Padding as the operator takes it: (h, w), or (top, bottom, left, right) where 'same' is lopsided.
+
+    Args:
+        padding: zeros on each side: an int, a pair (h, w), 'valid' (none) or 'same' (output as large as the input).
+        kernel_size: (kernel_h, kernel_w).
+        stride: of the convolution; 'same' needs 1.
+        dilation: of the convolution.
+
+    Raises:
+        RuntimeError: padding is 'same' with a stride other than 1.
+        ValueError: padding is another string.
+    """
+    if not isinstance(padding, str):
+        return pair(padding)
+    if padding == "valid":
+        return (0, 0)
+    if padding != "same":
+        raise ValueError(f"padding: expected an int, a pair, 'valid' or 'same', got {padding!r}")
+    if tuple(pair(stride)) != (1, 1):
+        raise RuntimeError(f"padding: 'same' expects stride 1, got stride {stride!r}")
+    total_h, total_w = (d * (k - 1) for d, k in zip(pair(dilation), kernel_size, strict=True))
+    if total_h % 2 == 0 and total_w % 2 == 0:
+        return (total_h // 2, total_w // 2)
+    # As torch: the odd zero goes to the bottom and the right.
+    return (total_h // 2, total_h - total_h // 2, total_w // 2, total_w - total_w // 2)
+
+
+def conv2d_pool2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair | str = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    *,
+    activation: str = "relu",
+    pool: str = "max",
+    pool_kernel_size: IntPair = 2,
+    pool_stride: IntPair | None = None,
+    pool_padding: IntPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """Convolution, bias, activation and pooling in one pass.
+
+    Args:
+        input: images, shape (batch, in_channels, height, width) or (in_channels, height, width); any strides.
+            float32, bfloat16 and float16 have kernels (which compute in float32), other dtypes run the reference.
+        weight: shape (out_channels, in_channels / groups, kernel_h, kernel_w), of input's dtype and device.
+        bias: shape (out_channels), or None.
+        stride, padding, dilation, groups: as torch.nn.functional.conv2d; padding in pixels, or (top, bottom, left,
+            right), 'same' or 'valid'.
+        activation: 'relu' or 'none'.
+        pool: 'max', 'avg' or 'none'.
+        pool_kernel_size, pool_stride, pool_padding, ceil_mode, count_include_pad: as torch.nn.functional.max_pool2d
+            and avg_pool2d; pool_stride None is pool_kernel_size.
+
+    Returns:
+        Shape (batch, out_channels, out_h, out_w), without the batch where input has none; input's dtype; channels_last
+        if input or weight is.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices do not fit each other, or an option has a value that stock PyTorch
+            refuses. The message names the argument.
+    """
+    convolution = (pair(stride), explicit_padding(padding, weight.shape[2:], stride, dilation), pair(dilation), groups)
+    pooling = _pool_arguments(pool_kernel_size, pool_stride, pool_padding, ceil_mode, count_include_pad)
+    return _operator(input, weight, bias, *convolution, activation, pool, *pooling)
+
+
+def conv2d_pool2d_reference(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair | str = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    *,
+    activation: str = "relu",
+    pool: str = "max",
+    pool_kernel_size: IntPair = 2,
+    pool_stride: IntPair | None = None,
+    pool_padding: IntPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """What `conv2d_pool2d` computes, by stock PyTorch calls alone: same arguments, any dtype and device."""
+    convolution = (pair(stride), explicit_padding(padding, weight.shape[2:], stride, dilation), pair(dilation), groups)
+    pooling = _pool_arguments(pool_kernel_size, pool_stride, pool_padding, ceil_mode, count_include_pad)
+    return _reference(input, weight, bias, *convolution, activation, pool, *pooling)
+
+
+def _pool_arguments(kernel_size, stride, padding, ceil_mode, count_include_pad):
+    return pair(kernel_size), () if stride is None else pair(stride), pair(padding), ceil_mode, count_include_pad
