@@ -8,6 +8,8 @@
 
 namespace fastvision {
 
+#pragma GCC visibility push(default)  // _C calls these
+
 // The library that CPU tensors run on. Chosen when libfastvision loads: the widest
 // instruction set this processor has, or what FASTVISION_CPU_CAPABILITY names.
 const KernelLibrary& cpu_library();
@@ -21,5 +23,7 @@ void set_cpu_capability(const std::string& name);
 // False makes every operator run its reference (fastvision.backends.enabled).
 bool kernels_enabled();
 void set_kernels_enabled(bool enabled);
+
+#pragma GCC visibility pop
 
 }  // namespace fastvision
