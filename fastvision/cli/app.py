@@ -1,0 +1,119 @@
+"""The commands, their options and their messages."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import fastvision
+from fastvision.cli.info import environment
+from fastvision.data import DataError
+
+app = typer.Typer(
+    help="Existing PyTorch vision and sequence models, faster, computing the same.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fastvision {fastvision.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show versions, processor, instruction sets, threads and CUDA."""
+    facts = environment()
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        text = ", ".join(value) if isinstance(value, list) else str(value)
+        table.add_row(name.replace("_", " "), text)
+    Console().print(table)
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Directory of IDX files (MNIST's layout).", show_default="real images at hand"),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Times to see the training images.", show_default="about 100,000 images in all"),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.", show_default="torch's choice")] = None,
+    out: Annotated[Path, typer.Option(help="Directory for the picture of predictions.")] = Path("demo"),
+    device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
+) -> None:
+    """Train a CNN on real images with stock layers and with fastvision's, and compare them.
+
+    Shows accuracy, seconds per epoch, latency, memory and the largest difference of the outputs, and writes a picture
+    of predictions. Takes at most three minutes on two cores.
+    """
+    try:
+        from fastvision.cli.demo import run
+    except ModuleNotFoundError as error:
+        _fail_without_extra("demo", "vision", error)
+    _check_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        run(data, epochs, out, device)
+    except (DataError, OSError) as error:
+        _fail(str(error))
+
+
+@app.command(
+    add_help_option=False,  # fastvision.bench answers --help itself
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def bench(context: typer.Context) -> None:
+    """Time operators beside stock PyTorch and other runtimes (see fastvision bench --help)."""
+    try:
+        suite = importlib.import_module("fastvision.bench")
+    except ModuleNotFoundError as error:
+        _fail_without_extra("bench", "bench", error)
+    suite.app(args=context.args, prog_name="fastvision bench")
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
+        reason = str(error).splitlines()[0]
+        raise typer.BadParameter(f"'{device}' can't be used here: {reason}", param_hint="--device") from error
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"fastvision: {message}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _fail_without_extra(command: str, extra: str, error: ModuleNotFoundError) -> NoReturn:
+    """Says what to install; an error in fastvision's own modules is passed on."""
+    package = (error.name or "").partition(".")[0]
+    if package == "fastvision":
+        raise error
+    _fail(f"'fastvision {command}' needs {package}: pip install 'fastvision[{extra}]'")

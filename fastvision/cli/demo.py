@@ -1,0 +1,140 @@
+"""``fastvision demo``: progress bars, one table, one picture."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+import fastvision
+from fastvision import data, training
+from fastvision.cli.info import cpu_name
+from fastvision.data import ImageDataset
+from fastvision.training import Comparison
+from fastvision.training.pictures import draw_predictions
+
+IMAGES_TO_SEE = 100_000  # in all epochs together: well trained, and the demo stays under three minutes
+MOST_EPOCHS = 20
+LABELS = {"stock": "stock PyTorch", "fastvision": "fastvision"}
+
+
+def run(directory: Path | None, epochs: int | None, out: Path, device: str) -> Comparison:
+    """Trains, prints the table and writes ``predictions.png`` into `out`.
+
+    Raises:
+        DataError: Where there are no images, or broken ones.
+        OSError: Where `out` can't be written.
+    """
+    console = Console()
+    out.mkdir(parents=True, exist_ok=True)
+    train_set, test_set = data.load(directory)
+    epochs = epochs or default_epochs(len(train_set))
+    _describe(console, train_set, test_set, device)
+
+    with TrainingBars(console, len(train_set), epochs) as bars:
+        comparison = training.compare(
+            train_set, test_set, epochs, device=device, on_batch=bars.update, on_measure=bars.announce
+        )
+    console.print(results_table(comparison, epochs))
+
+    picture = out / "predictions.png"
+    draw_predictions(picture, test_set, training.predict(comparison.model, test_set))
+    console.print(f"Predictions: {picture}", soft_wrap=True)
+    return comparison
+
+
+def default_epochs(images: int) -> int:
+    """Epochs that show about IMAGES_TO_SEE images."""
+    return max(1, min(MOST_EPOCHS, round(IMAGES_TO_SEE / max(1, images))))
+
+
+def _describe(console: Console, train_set: ImageDataset, test_set: ImageDataset, device: str) -> None:
+    channels, height, width = train_set.image_shape
+    capability = fastvision.backends.cpu.capability
+    processor = cpu_name() if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
+    console.print(
+        f"fastvision {fastvision.__version__} ({capability}), torch {torch.__version__}, {processor}, "
+        f"{torch.get_num_threads()} threads",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"{train_set.name}: {len(train_set):,} images to train, {len(test_set):,} to test, "
+        f"{height}x{width}, {channels} channel{'s' if channels > 1 else ''}, {len(train_set.classes)} classes",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+class TrainingBars:
+    """A progress bar for each implementation with epoch, loss and accuracy; a context manager."""
+
+    def __init__(self, console: Console, images_per_epoch: int, epochs: int) -> None:
+        self.images_per_epoch = images_per_epoch
+        self.epochs = epochs
+        self.progress = Progress(
+            TextColumn("{task.description:13}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.percentage:3.0f}%"),
+            console=console,
+            refresh_per_second=4,  # drawing takes time from what is being timed
+        )
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "TrainingBars":
+        self.progress.start()
+        total = self.images_per_epoch * self.epochs
+        self.tasks = {
+            name: self.progress.add_task(label, total=total, state="", start=False) for name, label in LABELS.items()
+        }
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()
+
+    def update(self, name: str, progress: training.Progress) -> None:
+        """Shows how far the implementation `name` is."""
+        task = self.tasks[name]
+        self.progress.start_task(task)
+        state = f"epoch {progress.epoch + 1}/{self.epochs}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.1%}"
+        self.progress.update(task, completed=progress.epoch * self.images_per_epoch + progress.images, state=state)
+
+    def announce(self, what: str) -> None:
+        """Ends the bars and says what is measured after training."""
+        self._stop()
+        self.progress.console.print(f"Measuring {what}", highlight=False)
+
+    def _stop(self) -> None:
+        if self.progress.live.is_started:  # a second stop would print an empty line
+            self.progress.stop()
+
+
+def results_table(comparison: Comparison, epochs: int) -> Table:
+    """The comparison as a table: a row per measurement, a column per implementation."""
+    stock, ours = comparison.stock, comparison.fastvision
+    table = Table(
+        title=f"Recognition CNN after {epochs} epoch{'s' if epochs > 1 else ''}, {torch.get_num_threads()} threads"
+    )
+    table.add_column("")
+    table.add_column("stock PyTorch", justify="right")
+    table.add_column("fastvision", justify="right")
+    table.add_column("ratio", justify="right")
+    table.add_row("test accuracy", f"{stock.accuracy:.2%}", f"{ours.accuracy:.2%}", "")
+    _add_quantity(table, "training, s per epoch", stock.seconds_per_epoch, ours.seconds_per_epoch, 1, ".2f")
+    _add_quantity(table, "latency of 1 image, µs", stock.image_latency, ours.image_latency, 1e6, ".0f")
+    _add_quantity(table, "latency of 32 images, µs", stock.batch_latency, ours.batch_latency, 1e6, ".0f")
+    if stock.peak_memory is not None and ours.peak_memory is not None:
+        _add_quantity(table, "peak memory training adds, MB", stock.peak_memory, ours.peak_memory, 1e-6, ".1f")
+    table.add_row("largest output difference", "", f"{comparison.largest_difference:.1e}", "")
+    table.caption = (
+        "Times are medians. Memory: resident, each measured in its own process. Output difference: on the same trained "
+        f"weights, all test images; the largest output is {comparison.largest_score:.1f}."
+    )
+    return table
+
+
+def _add_quantity(table: Table, name: str, stock: float, ours: float, scale: float, form: str) -> None:
+    ratio = f"{stock / ours:.2f}x" if ours > 0 else ""
+    table.add_row(name, f"{stock * scale:{form}}", f"{ours * scale:{form}}", ratio)

@@ -1,0 +1,19 @@
+"""Labelled images from files that are at hand: nothing here downloads."""
+
+from fastvision.data.dataset import DataError, ImageDataset, batches, split
+from fastvision.data.idx import load_idx, read_idx
+from fastvision.data.sources import FASHION_CLASSES, load, load_digits, load_fashion_mnist, load_mnist_5k
+
+__all__ = [
+    "FASHION_CLASSES",
+    "DataError",
+    "ImageDataset",
+    "batches",
+    "load",
+    "load_digits",
+    "load_fashion_mnist",
+    "load_idx",
+    "load_mnist_5k",
+    "read_idx",
+    "split",
+]

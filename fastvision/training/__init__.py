@@ -1,0 +1,19 @@
+"""Training and evaluating classifiers, and comparing stock layers with fastvision's on the same images."""
+
+from fastvision.training.build import build_model
+from fastvision.training.comparison import Comparison, Implementation, compare
+from fastvision.training.loop import EpochResult, Evaluation, Progress, Trainer, evaluate, fit, predict
+
+__all__ = [
+    "Comparison",
+    "EpochResult",
+    "Evaluation",
+    "Implementation",
+    "Progress",
+    "Trainer",
+    "build_model",
+    "compare",
+    "evaluate",
+    "fit",
+    "predict",
+]

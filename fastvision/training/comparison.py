@@ -1,0 +1,131 @@
+"""Trains the recognition CNN with stock layers and with fastvision's, and measures both."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import fastvision
+from fastvision.data import ImageDataset
+from fastvision.training.build import build_model
+from fastvision.training.loop import Progress, Trainer, evaluate, predict
+from fastvision.training.measure import TrainingRun, median_latencies, peak_training_memory
+
+BATCH_SIZE = 64
+LATENCY_BATCH_SIZE = 32
+NAMES = ("stock", "fastvision")
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """What was measured of one implementation.
+
+    Attributes:
+        accuracy: Share of the test images that the trained model recognises, 0 to 1.
+        seconds_per_epoch: Median duration of a training epoch.
+        image_latency: Median seconds of inference on one image.
+        batch_latency: Median seconds of inference on a batch of 32.
+        peak_memory: Bytes that training adds at its peak; None where they can't be measured.
+    """
+
+    accuracy: float
+    seconds_per_epoch: float
+    image_latency: float
+    batch_latency: float
+    peak_memory: int | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` found.
+
+    Attributes:
+        stock, fastvision: The two implementations.
+        largest_difference: Between the two implementations' scores of the test images, with the same trained weights.
+        largest_score: Largest magnitude among these scores, to judge the difference by.
+        model: The trained model with fastvision's layers, in eval mode.
+    """
+
+    stock: Implementation
+    fastvision: Implementation
+    largest_difference: float
+    largest_score: float
+    model: nn.Module
+
+
+def compare(
+    train_set: ImageDataset,
+    test_set: ImageDataset,
+    epochs: int,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    on_batch: Callable[[str, Progress], None] | None = None,
+    on_measure: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Trains the recognition CNN with stock layers and with fastvision's, and measures both.
+
+    Both start from the same weights and see the same images in the same order with the same dropout. They take turns
+    an epoch at a time, so that whatever else the machine does disturbs both alike.
+
+    Args:
+        train_set: What to train on.
+        test_set: What to measure accuracy and the outputs' difference on.
+        epochs: Times that each sees the training images.
+        seed: Of the weights, the order of the images and dropout.
+        device: Where both run.
+        on_batch: Called after each step with the implementation, ``"stock"`` or ``"fastvision"``, and its progress.
+        on_measure: Called with what is being measured, when a measurement after training begins.
+    """
+    models = [build_model(train_set, converted=converted, seed=seed).to(device) for converted in (False, True)]
+    epoch_seconds = _train_in_turns(models, train_set, epochs, seed, on_batch)
+    for model in models:
+        model.eval()
+
+    announce = on_measure or (lambda what: None)
+    announce("accuracy and the largest output difference")
+    accuracies = [evaluate(model, test_set).accuracy for model in models]
+    stock_scores = predict(models[0], test_set)
+    difference = (predict(fastvision.convert(models[0]), test_set) - stock_scores).abs().max().item()
+
+    announce("latency")
+    images = torch.rand(LATENCY_BATCH_SIZE, *test_set.image_shape, device=device)
+    image_latencies = median_latencies(models, images[:1])
+    batch_latencies = median_latencies(models, images)
+
+    announce("peak memory, each in its own process")
+    memories = [_peak_memory(train_set, converted, device) for converted in (False, True)]
+    measured = zip(accuracies, epoch_seconds, image_latencies, batch_latencies, memories, strict=True)
+    stock, ours = (Implementation(*values) for values in measured)
+    return Comparison(stock, ours, difference, stock_scores.abs().max().item(), models[1])
+
+
+def _train_in_turns(
+    models: list[nn.Module],
+    dataset: ImageDataset,
+    epochs: int,
+    seed: int,
+    on_batch: Callable[[str, Progress], None] | None,
+) -> list[float]:
+    """Trains the models; the median seconds per epoch of each."""
+    trainers = [Trainer(model, dataset, batch_size=BATCH_SIZE, seed=seed) for model in models]
+    seconds: list[list[float]] = [[] for _ in models]
+    for _ in range(epochs):
+        for name, trainer, durations in zip(NAMES, trainers, seconds, strict=True):
+
+            def report(progress: Progress, name: str = name) -> None:
+                if on_batch:
+                    on_batch(name, progress)
+
+            durations.append(trainer.run_epoch(report).seconds)
+    return [statistics.median(durations) for durations in seconds]
+
+
+def _peak_memory(dataset: ImageDataset, converted: bool, device: torch.device | str) -> int | None:
+    return peak_training_memory(
+        TrainingRun(
+            dataset.image_shape, len(dataset.classes), BATCH_SIZE, converted, str(device), torch.get_num_threads()
+        )
+    )
