@@ -118,12 +118,14 @@ def libraries() -> list[Library]:
     for name, flags in CPU_CAPABILITIES.items():
         macros = [f"-DCPU_CAPABILITY={name.upper()}", f"-DCPU_CAPABILITY_{name.upper()}"]
         # Hidden symbols: an inline function compiled for AVX-512 must never serve another library.
+        # (GCC 12's AVX-512 headers warn of themselves.)
+        quiet = ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
         optimise = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
         result.append(
             Library(
                 f"_cpu_{name}.so",
                 kernels,
-                [*common, *macros, *flags, *optimise],
+                [*common, *macros, *flags, *optimise, *quiet],
                 [*link, "-Wl,-Bsymbolic", "-ltorch_cpu", "-lc10"],
             )
         )

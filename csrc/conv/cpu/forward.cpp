@@ -1,0 +1,190 @@
+// The direct convolution: strips of input rows, blocks of output channels, one output row at a time.
+#include "conv/cpu/forward.h"
+
+#include "conv/cpu/pack.h"
+#include "conv/cpu/plan.h"
+#include "conv/cpu/rows.h"
+#include "core/scratch.h"
+#include "core/simd.h"
+
+namespace fastvision {
+namespace {
+
+// Weights and bias of all blocks, packed.
+struct PackedLayer {
+  const float* weights;
+  const float* bias;
+};
+
+PackedLayer pack_layer(const ConvPool2d& p, const DirectPlan& plan, const void* weight, const void* bias,
+                       Context& context) {
+  const int64_t blocks = p.groups * plan.blocks;
+  auto* weights = static_cast<float*>(context.allocate(sizeof(float) * blocks * packed_block_size(plan)));
+  context.parallel_for(blocks, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) pack_weights(p, plan, weight, b, weights + b * packed_block_size(plan));
+  });
+  auto* biases = static_cast<float*>(context.allocate(sizeof(float) * blocks * plan.block_channels));
+  std::fill_n(biases, blocks * plan.block_channels, 0.f);
+  if (bias) {
+    visit_dtype(p.dtype, [&]<class T>() {
+      const T* source = static_cast<const T*>(bias);
+      for (int64_t g = 0; g < p.groups; ++g) {
+        convert_row(source + g * plan.group_out_channels, biases + g * plan.blocks * plan.block_channels,
+                    plan.group_out_channels);
+      }
+    });
+  }
+  return {weights, biases};
+}
+
+// Memory of one thread at work on one band of rows.
+struct BandScratch {
+  float* strip;
+  float* conv_rows;  // a ring of rows that wait to be pooled
+  float* values;     // one output row
+  float* codes;      // its selection
+
+  static int64_t size(const ConvPool2d& p, const DirectPlan& plan) {
+    return round_up(plan.strip_size()) + round_up(conv_rows_size(p, plan)) +
+           2 * round_up(p.out_w * plan.block_channels);
+  }
+
+  BandScratch(const ConvPool2d& p, const DirectPlan& plan, float* memory)
+      : strip(memory),
+        conv_rows(strip + round_up(plan.strip_size())),
+        values(conv_rows + round_up(conv_rows_size(p, plan))),
+        codes(values + round_up(p.out_w * plan.block_channels)) {}
+
+ private:
+  static int64_t round_up(int64_t floats) { return (floats + 15) / 16 * 16; }  // to cache lines
+  static int64_t conv_rows_size(const ConvPool2d& p, const DirectPlan& plan) {
+    return pools_in_registers(p) ? 0 : p.pool_kernel_h * p.conv_w * plan.block_channels;
+  }
+};
+
+class BandWorker {
+ public:
+  BandWorker(const ConvPool2d& p, const DirectPlan& plan, const PackedLayer& layer, const ConvPool2dForward& tensors,
+             float* memory)
+      : p_(p), plan_(plan), layer_(layer), tensors_(tensors), scratch_(p, plan, memory) {}
+
+  // Output rows [first, last) of all channels of a group.
+  void run(int64_t image, int64_t group, int64_t first, int64_t last) {
+    image_ = image;
+    const RowRange rows = conv_rows(p_, first, last);
+    locate_input(group, rows);
+    for (int64_t b = 0; b < plan_.blocks; ++b) {
+      const int64_t channel = b * plan_.block_channels;
+      const int64_t number = group * plan_.blocks + b;
+      block_ = {layer_.weights + number * plan_.tap_count * plan_.block_channels,
+                layer_.bias + number * plan_.block_channels,
+                std::min(plan_.block_channels, plan_.group_out_channels - channel)};
+      first_channel_ = group * plan_.group_out_channels + channel;
+      next_conv_row_ = rows.begin;
+      for (int64_t y = first; y < last; ++y) output_row(y);
+    }
+  }
+
+ private:
+  // Sets origin_, the address of the first tap of convolution row rows.begin.
+  void locate_input(int64_t group, const RowRange& rows) {
+    first_conv_row_ = rows.begin;
+    const int64_t first_input = rows.begin * p_.stride_h;
+    if (plan_.in_place) {
+      origin_ = static_cast<const float*>(tensors_.input) + image_ * p_.input_strides.n +
+                group * plan_.group_in_channels * p_.input_strides.c + first_input * p_.input_strides.h;
+      return;
+    }
+    const int64_t count = (rows.end - rows.begin - 1) * p_.stride_h + (p_.kernel_h - 1) * p_.dilation_h + 1;
+    pack_strip(p_, plan_, tensors_.input, image_, group, first_input, count, scratch_.strip);
+    origin_ = scratch_.strip;
+  }
+
+  const float* input_of(int64_t conv_row) const {
+    return origin_ + (conv_row - first_conv_row_) * p_.stride_h * plan_.row_stride;
+  }
+
+  void output_row(int64_t y) {
+    // Whole blocks of fp32 pixels need no detour through the scratch row.
+    const bool direct = p_.dtype == DType::f32 && p_.output_strides.c == 1 && block_.channels % kLanes == 0;
+    const int64_t at = image_ * p_.output_strides.n + first_channel_ * p_.output_strides.c + y * p_.output_strides.h;
+    const PooledRow row{direct ? static_cast<float*>(tensors_.output) + at : scratch_.values,
+                        direct ? p_.output_strides.w : plan_.block_channels,
+                        tensors_.selection ? scratch_.codes : nullptr, plan_.block_channels};
+    compute_row(y, row);
+    if (!direct) emit_values(at);
+    if (row.codes) emit_codes(y);
+  }
+
+  void compute_row(int64_t y, const PooledRow& row) {
+    if (pools_in_registers(p_)) return max_pool_row(p_, plan_, block_, input_of(2 * y), row);
+    if (p_.pool == Pool::none && !row.codes) {
+      const bool relu = p_.activation == Activation::relu;
+      return store_row(plan_, block_, input_of(y), p_.conv_w, relu, row.values, row.value_pixel);
+    }
+    const PoolSpan span =
+        pool_span(y, p_.pool_kernel_h, p_.pool_stride_h, p_.pool_pad_h, p_.conv_h, p_.count_include_pad);
+    for (next_conv_row_ = std::max(next_conv_row_, span.begin); next_conv_row_ < span.end; ++next_conv_row_) {
+      store_row(plan_, block_, input_of(next_conv_row_), p_.conv_w, false, ring_row(next_conv_row_),
+                plan_.block_channels);
+    }
+    const float* rows[kMaxSelectableMaxWindow];
+    for (int64_t r = span.begin; r < span.end; ++r) rows[r - span.begin] = ring_row(r);
+    pool_row(p_, {rows, span, plan_.block_channels}, block_.channels > kLanes ? 2 : 1, row);
+  }
+
+  float* ring_row(int64_t conv_row) const {
+    return scratch_.conv_rows + conv_row % p_.pool_kernel_h * p_.conv_w * plan_.block_channels;
+  }
+
+  void emit_values(int64_t at) const {
+    visit_dtype(p_.dtype, [&]<class T>() {
+      T* output = static_cast<T*>(tensors_.output) + at;
+      if (p_.output_strides.c == 1) {
+        for (int64_t x = 0; x < p_.out_w; ++x) {
+          convert_row(scratch_.values + x * plan_.block_channels, output + x * p_.output_strides.w, block_.channels);
+        }
+      } else {
+        transpose(scratch_.values, plan_.block_channels, p_.out_w, block_.channels, output, p_.output_strides.c);
+      }
+    });
+  }
+
+  void emit_codes(int64_t y) const {
+    uint8_t* selection = tensors_.selection + ((image_ * p_.out_h + y) * p_.out_w) * p_.out_channels + first_channel_;
+    for (int64_t x = 0; x < p_.out_w; ++x) {
+      const float* codes = scratch_.codes + x * plan_.block_channels;
+      for (int64_t c = 0; c < block_.channels; ++c) selection[x * p_.out_channels + c] = static_cast<uint8_t>(codes[c]);
+    }
+  }
+
+  const ConvPool2d& p_;
+  const DirectPlan& plan_;
+  const PackedLayer& layer_;
+  const ConvPool2dForward& tensors_;
+  const BandScratch scratch_;
+  int64_t image_ = 0, first_channel_ = 0, first_conv_row_ = 0, next_conv_row_ = 0;
+  const float* origin_ = nullptr;
+  Block block_{};
+};
+
+}  // namespace
+
+const char* direct_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
+  const DirectPlan plan = make_direct_plan(p, kLanes);
+  const PackedLayer layer = pack_layer(p, plan, tensors.weight, tensors.bias, context);
+  const int64_t units = p.batch * p.groups * plan.bands;
+  context.parallel_for(units, [&](int64_t begin, int64_t end) {
+    FloatScratch scratch(BandScratch::size(p, plan));
+    BandWorker worker(p, plan, layer, tensors, scratch.data());
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t band = unit % plan.bands;
+      const int64_t group = unit / plan.bands % p.groups;
+      const int64_t first = band * plan.band_rows;
+      worker.run(unit / plan.bands / p.groups, group, first, std::min(first + plan.band_rows, p.out_h));
+    }
+  });
+  return nullptr;
+}
+
+}  // namespace fastvision

@@ -1,0 +1,120 @@
+#include "conv/cpu/plan.h"
+
+#include <algorithm>
+
+namespace fastvision {
+namespace {
+
+// Up to here a planar strip, which needs no transposing, outruns an interleaved one.
+constexpr int64_t kMaxPlanarChannels = 4;
+
+// Additions in a row into one register. Stock sums in longer chains: 128 keeps our rounding
+// error below its, at no measurable cost.
+constexpr int64_t kMaxChain = 128;
+
+// A strip this large leaves room in L2 for the weights and the output rows.
+constexpr int64_t kStripBytes = 256 * 1024;
+
+// Below this much work a second thread costs more than it saves.
+constexpr int64_t kSmallProblem = 1 << 20;  // multiply-adds
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+void append_run(std::vector<TapRun>& taps, int64_t offset, int64_t length) {
+  const int64_t pieces = ceil_div(length, kMaxChain);
+  for (int64_t i = 0; i < pieces; ++i) {
+    const int64_t begin = length * i / pieces;
+    const int64_t end = length * (i + 1) / pieces;
+    taps.push_back({offset + begin, static_cast<int32_t>(end - begin), false});
+  }
+}
+
+void cut_chains(std::vector<TapRun>& taps) {
+  int64_t chain = 0;
+  for (size_t i = 0; i < taps.size(); ++i) {
+    chain += taps[i].length;
+    taps[i].ends_chain = i + 1 == taps.size() || chain + taps[i + 1].length > kMaxChain;
+    if (taps[i].ends_chain) chain = 0;
+  }
+}
+
+void find_taps(const ConvPool2d& p, DirectPlan& plan) {
+  const bool contiguous_row = p.dilation_w == 1;
+  if (plan.order == InputOrder::planar) {
+    for (int64_t c = 0; c < plan.group_in_channels; ++c) {
+      for (int64_t r = 0; r < p.kernel_h; ++r) {
+        append_run(plan.taps, c * plan.channel_stride + r * p.dilation_h * plan.row_stride, p.kernel_w);
+      }
+    }
+  } else {
+    const int64_t pixel = plan.column_stride / p.stride_w;
+    const bool whole_rows = contiguous_row && pixel == plan.group_in_channels;
+    for (int64_t r = 0; r < p.kernel_h; ++r) {
+      const int64_t row = r * p.dilation_h * plan.row_stride;
+      if (whole_rows) {
+        append_run(plan.taps, row, p.kernel_w * pixel);
+        continue;
+      }
+      for (int64_t s = 0; s < p.kernel_w; ++s) {
+        append_run(plan.taps, row + s * p.dilation_w * pixel, plan.group_in_channels);
+      }
+    }
+  }
+  cut_chains(plan.taps);
+  plan.one_chain = std::count_if(plan.taps.begin(), plan.taps.end(), [](const TapRun& t) { return t.ends_chain; }) == 1;
+}
+
+int64_t strip_rows(const ConvPool2d& p, int64_t conv_rows) {
+  return (conv_rows - 1) * p.stride_h + (p.kernel_h - 1) * p.dilation_h + 1;
+}
+
+void choose_bands(const ConvPool2d& p, DirectPlan& plan) {
+  const int64_t row_bytes = 4 * plan.strip_w * plan.group_in_channels;
+  const int64_t fixed_rows = strip_rows(p, p.pool_kernel_h);
+  const int64_t rows_per_output = p.pool_stride_h * p.stride_h;
+  const int64_t rows_that_fit = std::max<int64_t>(kStripBytes / row_bytes - fixed_rows, 0) / rows_per_output + 1;
+  const int64_t work = p.batch * p.conv_h * p.conv_w * plan.tap_count * p.out_channels;
+  const int64_t wanted_bands =
+      work < kSmallProblem ? 1 : std::max(ceil_div(p.out_h, rows_that_fit), ceil_div(8, p.batch));
+  plan.band_rows = ceil_div(p.out_h, std::min(wanted_bands, p.out_h));
+  plan.bands = ceil_div(p.out_h, plan.band_rows);
+  plan.max_band_conv_rows = std::min((plan.band_rows - 1) * p.pool_stride_h + p.pool_kernel_h, p.conv_h);
+  plan.max_strip_rows = strip_rows(p, plan.max_band_conv_rows);
+}
+
+}  // namespace
+
+RowRange conv_rows(const ConvPool2d& p, int64_t first, int64_t last) {
+  const PoolSpan top = pool_span(first, p.pool_kernel_h, p.pool_stride_h, p.pool_pad_h, p.conv_h, true);
+  const PoolSpan bottom = pool_span(last - 1, p.pool_kernel_h, p.pool_stride_h, p.pool_pad_h, p.conv_h, true);
+  return {top.begin, bottom.end};
+}
+
+DirectPlan make_direct_plan(const ConvPool2d& p, int64_t lanes) {
+  DirectPlan plan{};
+  plan.group_in_channels = p.in_channels / p.groups;
+  plan.group_out_channels = p.out_channels / p.groups;
+  const bool channels_last = p.input_strides.c == 1 && p.in_channels > 1;
+  const bool planar = !channels_last && plan.group_in_channels <= kMaxPlanarChannels && p.dilation_w == 1;
+  plan.order = planar ? InputOrder::planar : InputOrder::interleaved;
+  plan.strip_w = (p.conv_w - 1) * p.stride_w + (p.kernel_w - 1) * p.dilation_w + 1;
+
+  const bool no_padding =
+      p.pad_top == 0 && p.pad_left == 0 && plan.strip_w <= p.in_w && strip_rows(p, p.conv_h) <= p.in_h;
+  plan.in_place = p.dtype == DType::f32 && no_padding && (planar || channels_last);
+  plan.tap_count = p.kernel_h * p.kernel_w * plan.group_in_channels;
+  plan.block_channels = 2 * lanes;
+  plan.blocks = ceil_div(plan.group_out_channels, plan.block_channels);
+  choose_bands(p, plan);
+
+  const int64_t pixel = planar ? 1 : plan.in_place ? p.input_strides.w : plan.group_in_channels;
+  plan.column_stride = p.stride_w * pixel;
+  plan.row_stride = plan.in_place ? p.input_strides.h : plan.strip_w * pixel;
+  plan.channel_stride = plan.in_place ? p.input_strides.c : plan.row_stride * plan.max_strip_rows;
+  find_taps(p, plan);
+  return plan;
+}
+
+}  // namespace fastvision

@@ -1,0 +1,80 @@
+// Vectors of fp32 and moves of image rows, on at::vec. Included by kernels only: everything
+// here is compiled once per instruction set.
+#pragma once
+
+#include <ATen/cpu/vec/vec.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "core/types.h"
+
+// Loops over register arrays must be unrolled away, or the arrays live in memory.
+#define FASTVISION_UNROLL _Pragma("GCC unroll 16")
+
+namespace fastvision {
+
+using Vec = at::vec::Vectorized<float>;
+constexpr int64_t kLanes = Vec::size();
+
+// a > b ? a : b as the processor's max does it: a NaN in `b` is kept, a NaN in `a` is lost.
+inline Vec max_keeping_second(const Vec& a, const Vec& b) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_max_ps(a, b);
+#elif defined(CPU_CAPABILITY_AVX2)
+  return _mm256_max_ps(a, b);
+#else
+  return Vec::blendv(b, a, a > b);
+#endif
+}
+
+// Calls f.template operator()<T>() with the element type T behind `dtype`.
+template <class F>
+decltype(auto) visit_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::bf16:
+      return f.template operator()<c10::BFloat16>();
+    case DType::f16:
+      return f.template operator()<c10::Half>();
+    default:
+      return f.template operator()<float>();
+  }
+}
+
+template <class From, class To>
+void convert_row(const From* source, To* target, int64_t n) {
+  at::vec::convert(source, target, n);
+}
+
+// (rows, columns) with leading dimension `source_stride` into (columns, rows).
+template <class From, class To>
+void transpose(const From* source, int64_t source_stride, int64_t rows, int64_t columns, To* target,
+               int64_t target_stride) {
+  constexpr int64_t kBlock = 16;
+  for (int64_t r = 0; r < rows; r += kBlock) {
+    const int m = static_cast<int>(std::min(kBlock, rows - r));
+    for (int64_t c = 0; c < columns; c += kBlock) {
+      const int n = static_cast<int>(std::min(kBlock, columns - c));
+      const From* from = source + r * source_stride + c;
+      To* to = target + c * target_stride + r;
+      if constexpr (std::is_same_v<From, float> && std::is_same_v<To, float>) {
+        if (m == kBlock && n == kBlock) {
+          at::vec::transpose_mxn<float, kBlock, kBlock>(from, source_stride, to, target_stride);
+        } else {
+          at::vec::transpose_mxn<float>(from, source_stride, to, target_stride, m, n);
+        }
+      } else if constexpr (std::is_same_v<To, float>) {
+        float block[kBlock * kBlock];
+        for (int i = 0; i < m; ++i) convert_row(from + i * source_stride, block + i * kBlock, n);
+        transpose(block, kBlock, m, n, to, target_stride);
+      } else {
+        float block[kBlock * kBlock];
+        transpose(from, source_stride, m, n, block, kBlock);
+        for (int i = 0; i < n; ++i) convert_row(block + i * kBlock, to + i * target_stride, m);
+      }
+    }
+  }
+}
+
+}  // namespace fastvision
