@@ -81,9 +81,7 @@ struct Storage<precision::tf32> {
 
 template <class Use, int M, int N, int K, class T, class Layout = void>
 struct fragment {
-  static_assert(M == 16 && N == 16 && K == (std::is_same_v<T, precision::tf32> ? 8 : 16) ||
-                    std::is_same_v<Use, accumulator>,
-                "tile shape");
+  static_assert(M == 16 && N == 16 && (K == 8 || K == 16), "the emulator has tiles of 16x16x16 and 16x16x8");
   using element_type = typename emulated::Storage<T>::type;
   static constexpr int rows = emulated::Shape<Use, M, N, K>::rows;
   static constexpr int columns = emulated::Shape<Use, M, N, K>::columns;

@@ -6,17 +6,26 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
+#include <utility>
 
 #include "core/types.h"
 
-// Loops over register arrays must be unrolled away, or the arrays live in memory.
-#define FASTVISION_UNROLL _Pragma("GCC unroll 16")
+// Lambdas too must dissolve into the kernel that calls them.
+#define FASTVISION_INLINE __attribute__((always_inline))
 
 namespace fastvision {
 
 using Vec = at::vec::Vectorized<float>;
 constexpr int64_t kLanes = Vec::size();
+
+// f(0), f(1), ... f(Count - 1) with compile-time arguments. A loop over an array of vectors would leave
+// the array in memory: GCC gives its elements registers before it unrolls.
+template <int Count, class F>
+inline FASTVISION_INLINE void unroll(F&& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) FASTVISION_INLINE {
+    (f(std::integral_constant<int, I>()), ...);
+  }(std::make_integer_sequence<int, Count>());
+}
 
 // a > b ? a : b as the processor's max does it: a NaN in `b` is kept, a NaN in `a` is lost.
 inline Vec max_keeping_second(const Vec& a, const Vec& b) {

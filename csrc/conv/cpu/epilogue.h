@@ -15,24 +15,10 @@ struct TileOutput {
 template <int Columns, int Vectors, bool Relu>
 __attribute__((noinline)) void convolve_and_store(const TileInput& in, const DirectPlan& plan, const TileOutput& out) {
   const Tile<Columns, Vectors> tile = convolve<Columns, Vectors>(in, plan);
-  for_each_sum<Columns, Vectors>([&](int row, int x, int v) {
+  for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
     const Vec sum = tile.sum[row][x][v];
     (Relu ? max_keeping_second(Vec(0.f), sum) : sum).store(out.row[row] + x * out.pixel + v * kLanes);
   });
-}
-
-// The careful way, through memory, for a tile with a NaN (or an infinity, which is suspected of one).
-template <int Columns, int Vectors>
-__attribute__((noinline, cold)) void max_pool_non_finite(const ConvPool2d& p, const Tile<Columns, Vectors>& tile,
-                                                         const PooledRow& out) {
-  float sums[2][Columns * Vectors * kLanes];
-  for_each_sum<Columns, Vectors>(
-      [&](int row, int x, int v) { tile.sum[row][x][v].store(sums[row] + (x * Vectors + v) * kLanes); });
-  const float* rows[] = {sums[0], sums[1]};
-  ConvPool2d part = p;
-  part.conv_w = Columns;
-  part.out_w = Columns / 2;
-  pool_row(part, {rows, {0, 2, 0, 2}, Vectors * kLanes}, Vectors, out);
 }
 
 // The maximum of four sums and the place of the first that is largest, neither with regard to NaN.
@@ -48,6 +34,12 @@ inline Vec winner_of_window(const Vec& a, const Vec& b, const Vec& c, const Vec&
   return Vec::blendv(top_winner, bottom_winner, bottom > top);
 }
 
+// f(column, vector) for each window's first column.
+template <int Columns, int Vectors, class F>
+inline FASTVISION_INLINE void for_each_window(F&& f) {
+  unroll<Columns / 2 * Vectors>([&](int i) FASTVISION_INLINE { f(i / Vectors * 2, i % Vectors); });
+}
+
 // 2x2 max-pool with stride 2, and ReLU where the problem has it. max(relu(x + b)) = relu(max(x + b)):
 // the pool comes first, on a quarter of the work for what follows.
 template <int Columns, int Vectors, bool Relu, bool Select>
@@ -57,30 +49,32 @@ __attribute__((noinline)) void convolve_and_max_pool(const TileInput& in, const 
   // The processor's max loses NaN, and one that keeps it costs three times as much. A sum over
   // all finds it instead; the second value of a window is kept anyway.
   Vec suspect(0.f);
-  FASTVISION_UNROLL
-  for (int x = 0; x < Columns; x += 2) {
-    FASTVISION_UNROLL
-    for (int v = 0; v < Vectors; ++v) {
-      suspect = suspect + (tile.sum[0][x][v] + (tile.sum[1][x][v] + tile.sum[1][x + 1][v]));
-      if constexpr (Select) suspect = suspect + tile.sum[0][x + 1][v];
-    }
+  for_each_window<Columns, Vectors>([&](int x, int v) FASTVISION_INLINE {
+    suspect = suspect + (tile.sum[0][x][v] + (tile.sum[1][x][v] + tile.sum[1][x + 1][v]));
+    if constexpr (Select) suspect = suspect + tile.sum[0][x + 1][v];
+  });
+  if (__builtin_expect(suspect.has_inf_nan(), false)) {  // or an infinity: take the careful way, through memory
+    float sums[2][Columns * Vectors * kLanes];
+    for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
+      tile.sum[row][x][v].store(sums[row] + (x * Vectors + v) * kLanes);
+    });
+    const float* rows[] = {sums[0], sums[1]};
+    ConvPool2d part = p;
+    part.conv_w = Columns;
+    part.out_w = Columns / 2;
+    return pool_row(part, {rows, {0, 2, 0, 2}, Vectors * kLanes}, Vectors, out);
   }
-  if (__builtin_expect(suspect.has_inf_nan(), false)) return max_pool_non_finite(p, tile, out);
 
-  FASTVISION_UNROLL
-  for (int x = 0; x < Columns; x += 2) {
-    FASTVISION_UNROLL
-    for (int v = 0; v < Vectors; ++v) {
-      const auto& [top, bottom] = tile.sum;
-      const Vec best = max_of_window(top[x][v], top[x + 1][v], bottom[x][v], bottom[x + 1][v]);
-      (Relu ? max_keeping_second(Vec(0.f), best) : best).store(out.values + x / 2 * out.value_pixel + v * kLanes);
-      if constexpr (Select) {
-        Vec code = winner_of_window(top[x][v], top[x + 1][v], bottom[x][v], bottom[x + 1][v]);
-        if constexpr (Relu) code = Vec::blendv(code, Vec(static_cast<float>(kDead)), best <= Vec(0.f));
-        code.store(out.codes + x / 2 * out.code_pixel + v * kLanes);
-      }
+  for_each_window<Columns, Vectors>([&](int x, int v) FASTVISION_INLINE {
+    const auto& [top, bottom] = tile.sum;
+    const Vec best = max_of_window(top[x][v], top[x + 1][v], bottom[x][v], bottom[x + 1][v]);
+    (Relu ? max_keeping_second(Vec(0.f), best) : best).store(out.values + x / 2 * out.value_pixel + v * kLanes);
+    if constexpr (Select) {
+      Vec code = winner_of_window(top[x][v], top[x + 1][v], bottom[x][v], bottom[x + 1][v]);
+      if constexpr (Relu) code = Vec::blendv(code, Vec(static_cast<float>(kDead)), best <= Vec(0.f));
+      code.store(out.codes + x / 2 * out.code_pixel + v * kLanes);
     }
-  }
+  });
 }
 
 }  // namespace fastvision

@@ -32,40 +32,30 @@ struct Tile {
   Vec sum[2][Columns][Vectors];
 };
 
+// f(row, column, vector) for each sum of a tile.
 template <int Columns, int Vectors, class F>
-inline __attribute__((always_inline)) void for_each_sum(F&& f) {
-  FASTVISION_UNROLL
-  for (int row = 0; row < 2; ++row) {
-    FASTVISION_UNROLL
-    for (int x = 0; x < Columns; ++x) {
-      FASTVISION_UNROLL
-      for (int v = 0; v < Vectors; ++v) f(row, x, v);
-    }
-  }
+inline FASTVISION_INLINE void for_each_sum(F&& f) {
+  unroll<2 * Columns * Vectors>([&](auto i) FASTVISION_INLINE {
+    constexpr int kIndex = decltype(i)::value;
+    f(kIndex / Vectors / Columns, kIndex / Vectors % Columns, kIndex % Vectors);
+  });
 }
 
 // Adds the taps of one run; returns where the weights of the next begin.
 template <int Columns, int Vectors>
-inline __attribute__((always_inline)) const float* accumulate(Tile<Columns, Vectors>& tile, const TileInput& in,
-                                                              const TapRun& run, const float* weights) {
-  const float* row0 = in.row[0] + run.offset;
-  const float* row1 = in.row[1] + run.offset;
+inline FASTVISION_INLINE const float* accumulate(Tile<Columns, Vectors>& tile, const TileInput& in,
+                                                             const TapRun& run, const float* weights) {
+  const float* rows[2] = {in.row[0] + run.offset, in.row[1] + run.offset};
   for (int32_t tap = 0; tap < run.length; ++tap) {
     Vec w[Vectors];
-    FASTVISION_UNROLL
-    for (int v = 0; v < Vectors; ++v) w[v] = Vec::loadu(weights + v * kLanes);
-    FASTVISION_UNROLL
-    for (int x = 0; x < Columns; ++x) {
-      const Vec a(row0[x * in.column_stride + tap]);
-      FASTVISION_UNROLL
-      for (int v = 0; v < Vectors; ++v) tile.sum[0][x][v] = at::vec::fmadd(a, w[v], tile.sum[0][x][v]);
-    }
-    FASTVISION_UNROLL
-    for (int x = 0; x < Columns; ++x) {
-      const Vec a(row1[x * in.column_stride + tap]);
-      FASTVISION_UNROLL
-      for (int v = 0; v < Vectors; ++v) tile.sum[1][x][v] = at::vec::fmadd(a, w[v], tile.sum[1][x][v]);
-    }
+    unroll<Vectors>([&](int v) FASTVISION_INLINE { w[v] = Vec::loadu(weights + v * kLanes); });
+    unroll<2 * Columns>([&](auto i) FASTVISION_INLINE {
+      constexpr int kRow = decltype(i)::value / Columns, kColumn = decltype(i)::value % Columns;
+      const Vec a(rows[kRow][kColumn * in.column_stride + tap]);
+      unroll<Vectors>([&](int v) FASTVISION_INLINE {
+        tile.sum[kRow][kColumn][v] = at::vec::fmadd(a, w[v], tile.sum[kRow][kColumn][v]);
+      });
+    });
     weights += in.weight_stride;
   }
   return weights;
@@ -73,27 +63,34 @@ inline __attribute__((always_inline)) const float* accumulate(Tile<Columns, Vect
 
 // bias + sum over all taps. Long sums are cut into chains whose results are added in memory.
 template <int Columns, int Vectors>
-inline __attribute__((always_inline)) Tile<Columns, Vectors> convolve(const TileInput& in, const DirectPlan& plan) {
+inline FASTVISION_INLINE Tile<Columns, Vectors> convolve(const TileInput& in, const DirectPlan& plan) {
   Tile<Columns, Vectors> tile;
-  for_each_sum<Columns, Vectors>(
-      [&](int row, int x, int v) { tile.sum[row][x][v] = Vec::loadu(in.bias + v * kLanes); });
+  Vec bias[Vectors];
+  unroll<Vectors>([&](int v) FASTVISION_INLINE { bias[v] = Vec::loadu(in.bias + v * kLanes); });
   const float* weights = in.weights;
   if (plan.one_chain) {
+    for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
+      tile.sum[row][x][v] = bias[v];
+    });
     for (const TapRun& run : plan.taps) weights = accumulate(tile, in, run, weights);
     return tile;
   }
   alignas(64) float total[2][Columns][Vectors][kLanes];
-  for_each_sum<Columns, Vectors>([&](int row, int x, int v) { tile.sum[row][x][v].store(total[row][x][v]); });
-  for_each_sum<Columns, Vectors>([&](int row, int x, int v) { tile.sum[row][x][v] = Vec(0.f); });
+  for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
+    bias[v].store(total[row][x][v]);
+    tile.sum[row][x][v] = Vec(0.f);
+  });
   for (const TapRun& run : plan.taps) {
     weights = accumulate(tile, in, run, weights);
     if (!run.ends_chain) continue;
-    for_each_sum<Columns, Vectors>([&](int row, int x, int v) {
+    for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
       (Vec::loadu(total[row][x][v]) + tile.sum[row][x][v]).store(total[row][x][v]);
       tile.sum[row][x][v] = Vec(0.f);
     });
   }
-  for_each_sum<Columns, Vectors>([&](int row, int x, int v) { tile.sum[row][x][v] = Vec::loadu(total[row][x][v]); });
+  for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
+    tile.sum[row][x][v] = Vec::loadu(total[row][x][v]);
+  });
   return tile;
 }
 
