@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from fastvision.cli.app import app
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise
         sys.exit("fastvision: the command line needs typer and rich: pip install 'fastvision[cli]'")
     except KeyboardInterrupt:

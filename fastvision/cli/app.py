@@ -1,6 +1,5 @@
 """The commands, their options and their messages."""
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 
 import fastvision
 from fastvision.cli.info import environment
-from fastvision.data import DataError
+from fastvision.data import DataError, load
 
 app = typer.Typer(
     help="Existing PyTorch vision and sequence models, faster, computing the same.",
@@ -80,9 +79,11 @@ def demo(
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        run(data, epochs, out, device)
+        train_set, test_set = load(data)
+        out.mkdir(parents=True, exist_ok=True)
     except (DataError, OSError) as error:
         _fail(str(error))
+    run(train_set, test_set, epochs, out, device)
 
 
 @app.command(
@@ -92,10 +93,10 @@ def demo(
 def bench(context: typer.Context) -> None:
     """Time operators beside stock PyTorch and other runtimes (see fastvision bench --help)."""
     try:
-        suite = importlib.import_module("fastvision.bench")
+        from fastvision.bench import app as suite
     except ModuleNotFoundError as error:
         _fail_without_extra("bench", "bench", error)
-    suite.app(args=context.args, prog_name="fastvision bench")
+    suite(args=context.args, prog_name="fastvision bench")
 
 
 def _check_device(device: str) -> None:

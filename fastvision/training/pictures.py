@@ -68,13 +68,13 @@ def draw_predictions(path: str | Path, dataset: ImageDataset, scores: Tensor, se
 
 
 def _draw(axes: Axes, dataset: ImageDataset, index: int, predicted: int, probability: float) -> None:
-    image = dataset.images[index]
+    image = dataset.images[index].numpy()
     truth = int(dataset.labels[index])
     colour = RIGHT_COLOUR if predicted == truth else WRONG_COLOUR
     if len(image) == 1:
         axes.imshow(image[0], cmap="gray_r", vmin=0, vmax=255)
     else:
-        axes.imshow(image.permute(1, 2, 0))
+        axes.imshow(image.transpose(1, 2, 0))
     axes.set_axis_on()
     axes.set(xticks=[], yticks=[])
     for side in axes.spines.values():

@@ -1,0 +1,225 @@
+"""The command line."""
+
+import gzip
+import json
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import fastvision
+
+pytest.importorskip("typer", reason='typer (the extra "cli") is not installed')
+pytest.importorskip("matplotlib", reason='matplotlib (the extra "vision") is not installed')
+from rich.console import Console
+from typer.testing import CliRunner
+
+from fastvision.cli import app as commands
+from fastvision.cli import demo, info
+from fastvision.training import Comparison, Implementation, comparison, measure
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(commands.app, [str(argument) for argument in arguments], prog_name="fastvision")
+
+
+def python(program: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def idx_directory(tmp_path) -> Path:
+    """48 and 16 images of two classes, in MNIST's files."""
+    directory = tmp_path / "images"
+    directory.mkdir()
+    for part, count in (("train", 48), ("t10k", 16)):
+        labels = np.arange(count) % 2
+        images = labels[:, None, None] * 200 + np.random.default_rng(0).integers(50, size=(count, 8, 8))
+        for kind, array in (("images", images), ("labels", labels)):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            content = gzip.compress(header + array.astype(np.uint8).tobytes())
+            (directory / f"{part}-{kind}-idx{array.ndim}-ubyte.gz").write_bytes(content)
+    return directory
+
+
+@pytest.fixture
+def threads():
+    """Restores torch's threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_info():
+    result = run("info")
+    assert result.exit_code == 0
+    for text in (fastvision.__version__, torch.__version__, fastvision.backends.cpu.capability, info.cpu_name()):
+        assert text in result.stdout
+
+
+def test_info_json():
+    facts = json.loads(run("info", "--json").stdout)
+    assert facts == info.environment()
+    assert facts["cpu_capability"] in facts["cpu_capabilities_available"]
+    assert facts["threads"] == torch.get_num_threads()
+
+
+def test_cuda_state(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "torch is built without CUDA" in info.cuda_state()
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(fastvision, "__file__", str(tmp_path / "__init__.py"))
+    assert "FASTVISION_CUDA=1" in info.cuda_state()
+    (tmp_path / "_cuda.so").touch()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no GPU" in info.cuda_state()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "could not be opened" in info.cuda_state()
+    monkeypatch.setattr(type(fastvision.backends.cuda), "is_available", lambda self: True)
+    assert info.cuda_state() == "in use"
+
+
+def test_version():
+    assert run("--version").stdout == f"fastvision {fastvision.__version__}\n"
+
+
+@pytest.mark.usefixtures("threads")
+def test_demo(idx_directory, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "ROUNDS", 1)
+    monkeypatch.setattr(measure, "SECONDS_PER_ROUND", 0.001)
+    monkeypatch.setattr(comparison, "peak_training_memory", lambda run: 2_000_000)
+    monkeypatch.chdir(tmp_path)
+    result = run("demo", "--data", idx_directory, "--epochs", 2, "--threads", 1, "--out", "results/new")
+    assert result.exit_code == 0, result.output
+    for text in ("images: 48 images to train, 16 to test, 8x8, 1 channel, 2 classes", "epoch 2/2", "1 threads", "2.0"):
+        assert text in result.stdout
+    assert (tmp_path / "results" / "new" / "predictions.png").read_bytes().startswith(b"\x89PNG")
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "fastvision: nowhere: no such directory"),
+        (["--out", "images/train-labels-idx1-ubyte.gz"], "File exists"),
+    ],
+)
+def test_demo_refuses_files(idx_directory, monkeypatch, arguments, message):
+    monkeypatch.chdir(idx_directory.parent)
+    result = run("demo", *(arguments if "--data" in arguments else ["--data", idx_directory, *arguments]))
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_demo_refuses_truncated_file(idx_directory):
+    path = idx_directory / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:100])
+    result = run("demo", "--data", idx_directory)
+    assert result.exit_code == 1
+    assert "train-images-idx3-ubyte.gz: can't be read" in result.stderr
+
+
+@pytest.mark.parametrize(("option", "value"), [("--epochs", "0"), ("--threads", "0"), ("--device", "toaster")])
+def test_demo_refuses_options(option, value):
+    result = run("demo", option, value)
+    assert result.exit_code == 2
+    assert option in result.stderr
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(60_000, 2), (4_000, 20), (1, 20), (10**7, 1)])
+def test_default_epochs(images, epochs):
+    assert demo.default_epochs(images) == epochs
+
+
+def rendered_rows(result: Comparison) -> dict[str, list[str]]:
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(demo.results_table(result, epochs=1))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capture.get().splitlines() if "│" in line]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_results_table():
+    stock = Implementation(
+        0.975, seconds_per_epoch=2.0, image_latency=40e-6, batch_latency=3e-3, peak_memory=30_000_000
+    )
+    ours = Implementation(0.975, seconds_per_epoch=0.5, image_latency=10e-6, batch_latency=1e-3, peak_memory=None)
+    rows = rendered_rows(Comparison(stock, ours, 1.5e-6, 20.0, torch.nn.Identity()))
+    assert rows["test accuracy"] == ["97.50%", "97.50%", ""]
+    assert rows["training, s per epoch"] == ["2.00", "0.50", "4.00"]
+    assert rows["latency of 1 image, µs"] == ["40", "10", "4.00"]
+    assert rows["latency of 32 images, µs"] == ["3000", "1000", "3.00"]
+    assert rows["peak memory of training, MB"] == ["not known", "not known", ""]
+    assert rows["largest output difference"] == ["", "1.5e-06", ""]
+
+
+def test_bench_gets_its_arguments(monkeypatch):
+    calls = []
+    monkeypatch.setitem(sys.modules, "fastvision.bench", SimpleNamespace(app=lambda **call: calls.append(call)))
+    assert run("bench", "conv", "--threads", "2", "--help").exit_code == 0
+    assert calls == [{"args": ["conv", "--threads", "2", "--help"], "prog_name": "fastvision bench"}]
+
+
+def test_bench_names_the_missing_extra(monkeypatch):
+    class WithoutOnnx:
+        def find_spec(name, path, target=None):
+            if name == "fastvision.bench":
+                raise ModuleNotFoundError(name="onnx.helper")
+
+    monkeypatch.delitem(sys.modules, "fastvision.bench", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [WithoutOnnx, *sys.meta_path])
+    result = run("bench", "conv")
+    assert result.exit_code == 1
+    assert "'fastvision bench' needs onnx: pip install 'fastvision[bench]'" in result.stderr
+
+
+def test_demo_names_the_missing_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "fastvision.cli.demo")
+    monkeypatch.delitem(sys.modules, "fastvision.training.pictures")
+    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
+    result = run("demo")
+    assert result.exit_code == 1
+    assert "'fastvision demo' needs matplotlib: pip install 'fastvision[vision]'" in result.stderr
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_command_names_the_missing_extra(package):
+    program = f"import sys; sys.modules['{package}'] = None; from fastvision.cli import main; main()"
+    result = python(program, "info")
+    assert result.returncode == 1
+    assert result.stderr == "fastvision: the command line needs typer and rich: pip install 'fastvision[cli]'\n"
+
+
+def test_import_needs_no_extras():
+    extras = {"typer", "rich", "matplotlib", "PIL", "onnx"}
+    program = f"import sys, fastvision, fastvision.data, fastvision.training; print({extras!r} & set(sys.modules))"
+    assert python(program).stdout == "set()\n"
+
+
+@pytest.mark.slow
+def test_interrupt_is_silent(idx_directory, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "fastvision",
+        "demo",
+        "--data",
+        idx_directory,
+        "--epochs",
+        "100000",
+        "--out",
+        tmp_path,
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "to train" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
