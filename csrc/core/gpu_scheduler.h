@@ -172,6 +172,7 @@ class Emulator {
     race_detector::observe(&launch_ended_);
     for (void* storage : retired_shared_) std::free(storage);
     retired_shared_.clear();
+    destroy_retired_fibers();
   }
 
   void run_block(uint3 index) {
@@ -213,10 +214,22 @@ class Emulator {
     }
     shared_count_ = 0;
     shared_bytes_ = 0;
-    // A fiber that went on to the next block would order what no GPU orders.
-    if (race_detector::kActive) {
-      for (int rank = 0; rank < block_threads_; ++rank) threads_[rank].fiber.destroy();
+    if (race_detector::kActive) retire_fibers();
+  }
+
+  // A fiber that went on to the next block would order what no GPU orders, so every block gets new
+  // ones. The old ones stay for one block more: ThreadSanitizer reports no race with a thread whose
+  // history it has thrown away.
+  void retire_fibers() {
+    destroy_retired_fibers();
+    for (int rank = 0; rank < block_threads_; ++rank) {
+      retired_fibers_.push_back(std::exchange(threads_[rank].fiber, Fiber()));
     }
+  }
+
+  void destroy_retired_fibers() {
+    for (Fiber& fiber : retired_fibers_) fiber.destroy();
+    retired_fibers_.clear();
   }
 
   void run_thread(EmulatedThread& thread) {
@@ -350,7 +363,8 @@ class Emulator {
   SharedVariable shared_[kMaxSharedVariables] = {};
   int shared_count_ = 0;
   size_t shared_bytes_ = 0;
-  std::vector<void*> retired_shared_;
+  std::vector<void*> retired_shared_;  // these two only under ThreadSanitizer
+  std::vector<Fiber> retired_fibers_;
 
   // Addresses by which ThreadSanitizer knows events. Two barrier events take turns: a thread that
   // is already at the next barrier must not appear to have come before one that has yet to leave this one.

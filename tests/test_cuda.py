@@ -1,0 +1,71 @@
+"""The CUDA side without a GPU: the emulator that runs kernels on the CPU, and the kernels on it."""
+
+import cuda_programs
+import pytest
+from cuda_programs import SANITIZERS, SCHEDULES, SEEDED_BUGS
+
+pytestmark = pytest.mark.skipif(bool(cuda_programs.compiler_missing()), reason=str(cuda_programs.compiler_missing()))
+
+# What is said about each bug, and the build that says it. The plain build catches what the emulator
+# itself watches or what changes the result; memory errors and races take a sanitizer.
+SEEDED = {
+    "barrier_missing_before_read": ("plain", "wrong result"),
+    "barrier_missing_after_read": ("plain", "wrong result"),
+    "shared_out_of_bounds": ("address", "index 64 out of bounds"),
+    "global_out_of_bounds": ("address", "heap-buffer-overflow"),
+    "barrier_skipped": ("plain", "a thread exits while others of its block wait at __syncthreads"),
+    "barrier_divergent": ("plain", "divergent barrier"),
+    "barrier_after_exit": ("plain", "a thread exits while others of its block wait at __syncthreads"),
+    "barrier_in_two_places": ("plain", "meet at different __syncthreads"),
+    "mask_without_caller": ("plain", "lane 16 calls a warp operation with mask 0x0000ffff, which does not name it"),
+    "mask_without_source": ("plain", "lane 0 reads by shuffle from lane 16, which mask 0x0000ffff does not name"),
+    "mask_unequal": ("plain", "name different masks"),
+    "mask_names_absent_lane": ("plain", "waits for lanes in its mask that never arrive"),
+    "shared_update_not_atomic": ("thread", "data race"),
+    "global_update_not_atomic": ("thread", "data race"),
+    "syncwarp_missing": ("thread", "data race"),
+    "shared_uninitialised": ("plain", "wrong result"),
+    "wmma_unaligned": ("plain", "not 32-byte aligned"),
+    "wmma_odd_stride": ("plain", "leading dimension of 15 elements"),
+    "wmma_unequal_addresses": ("plain", "different addresses"),
+    "wmma_diverged": ("plain", "waits for lanes in its mask that never arrive"),
+    "wmma_unfilled": ("plain", "wrong result"),
+    "wmma_unrounded_tf32": ("plain", "did not go through wmma::__float_to_tf32"),
+    "shared_too_large": ("plain", "49156 bytes of shared memory"),
+    "block_too_large": ("plain", "a block of (64, 32, 1) threads"),
+    "grid_empty": ("plain", "a grid of (0, 1, 1) blocks"),
+}
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_kernels_without_bugs_pass(sanitizer, schedule):
+    result = SEEDED_BUGS.run(sanitizer, schedule, "clean")
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("bug", SEEDED)
+def test_seeded_bug_is_caught(bug):
+    sanitizer, message = SEEDED[bug]
+    result = SEEDED_BUGS.run(sanitizer, "forward", bug)
+    assert result.returncode != 0
+    assert message in result.stdout
+
+
+@pytest.mark.parametrize("bug", ["barrier_missing_before_read", "barrier_missing_after_read"])
+def test_race_is_reported_as_such(bug):
+    assert "data race" in SEEDED_BUGS.run("thread", "forward", bug).stdout
+
+
+def test_message_names_kernel_block_and_line():
+    output = SEEDED_BUGS.run("plain", "forward", "barrier_divergent").stdout
+    assert "meet<" in output
+    assert "block (0, 0, 0)" in output
+    assert "waits at __syncthreads, last at" in output
+    assert "seeded_bugs.cu:" in output
+
+
+def test_unknown_schedule_is_refused():
+    result = SEEDED_BUGS.run("plain", "sideways", "clean")
+    assert result.returncode != 0
+    assert "must be forward, reverse or random, not 'sideways'" in result.stdout
