@@ -5,7 +5,9 @@
 #include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
+#include <tuple>
 #include <utility>
 
 #include "core/types.h"
@@ -22,9 +24,8 @@ constexpr int64_t kLanes = Vec::size();
 // the array in memory: GCC gives its elements registers before it unrolls.
 template <int Count, class F>
 inline FASTVISION_INLINE void unroll(F&& f) {
-  [&]<int... I>(std::integer_sequence<int, I...>) FASTVISION_INLINE {
-    (f(std::integral_constant<int, I>()), ...);
-  }(std::make_integer_sequence<int, Count>());
+  [&]<int... I>(std::integer_sequence<int, I...>)
+      FASTVISION_INLINE { (f(std::integral_constant<int, I>()), ...); }(std::make_integer_sequence<int, Count>());
 }
 
 // a > b ? a : b as the processor's max does it: a NaN in `b` is kept, a NaN in `a` is lost.
@@ -56,31 +57,54 @@ void convert_row(const From* source, To* target, int64_t n) {
   at::vec::convert(source, target, n);
 }
 
+// A square of up to kLanes x kLanes, transposed in registers: interleaving row i with row i + kLanes / 2,
+// log2(kLanes) times over, leaves every element in its place (the perfect shuffle).
+inline void transpose_square(const float* source, int64_t source_stride, int64_t rows, int64_t columns, float* target,
+                             int64_t target_stride) {
+  Vec square[kLanes];
+  if (rows == kLanes && columns == kLanes) {
+    unroll<kLanes>([&](int i) FASTVISION_INLINE { square[i] = Vec::loadu(source + i * source_stride); });
+  } else {
+    unroll<kLanes>([&](int i) FASTVISION_INLINE {
+      square[i] = i < rows ? Vec::loadu(source + i * source_stride, columns) : Vec(0.f);
+    });
+  }
+  unroll<std::countr_zero(static_cast<unsigned>(kLanes))>([&](int) FASTVISION_INLINE {
+    Vec shuffled[kLanes];
+    unroll<kLanes / 2>([&](int i) FASTVISION_INLINE {
+      std::tie(shuffled[2 * i], shuffled[2 * i + 1]) = at::vec::interleave2(square[i], square[i + kLanes / 2]);
+    });
+    unroll<kLanes>([&](int i) FASTVISION_INLINE { square[i] = shuffled[i]; });
+  });
+  if (rows == kLanes && columns == kLanes) {
+    unroll<kLanes>([&](int i) FASTVISION_INLINE { square[i].store(target + i * target_stride); });
+  } else {
+    unroll<kLanes>([&](int i) FASTVISION_INLINE {
+      if (i < columns) square[i].store(target + i * target_stride, rows);
+    });
+  }
+}
+
 // (rows, columns) with leading dimension `source_stride` into (columns, rows).
 template <class From, class To>
 void transpose(const From* source, int64_t source_stride, int64_t rows, int64_t columns, To* target,
                int64_t target_stride) {
-  constexpr int64_t kBlock = 16;
-  for (int64_t r = 0; r < rows; r += kBlock) {
-    const int m = static_cast<int>(std::min(kBlock, rows - r));
-    for (int64_t c = 0; c < columns; c += kBlock) {
-      const int n = static_cast<int>(std::min(kBlock, columns - c));
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    const int64_t m = std::min(kLanes, rows - r);
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      const int64_t n = std::min(kLanes, columns - c);
       const From* from = source + r * source_stride + c;
       To* to = target + c * target_stride + r;
       if constexpr (std::is_same_v<From, float> && std::is_same_v<To, float>) {
-        if (m == kBlock && n == kBlock) {
-          at::vec::transpose_mxn<float, kBlock, kBlock>(from, source_stride, to, target_stride);
-        } else {
-          at::vec::transpose_mxn<float>(from, source_stride, to, target_stride, m, n);
-        }
+        transpose_square(from, source_stride, m, n, to, target_stride);
       } else if constexpr (std::is_same_v<To, float>) {
-        float block[kBlock * kBlock];
-        for (int i = 0; i < m; ++i) convert_row(from + i * source_stride, block + i * kBlock, n);
-        transpose(block, kBlock, m, n, to, target_stride);
+        float square[kLanes * kLanes];
+        for (int64_t i = 0; i < m; ++i) convert_row(from + i * source_stride, square + i * kLanes, n);
+        transpose_square(square, kLanes, m, n, to, target_stride);
       } else {
-        float block[kBlock * kBlock];
-        transpose(from, source_stride, m, n, block, kBlock);
-        for (int i = 0; i < n; ++i) convert_row(block + i * kBlock, to + i * target_stride, m);
+        float square[kLanes * kLanes];
+        transpose_square(from, source_stride, m, n, square, kLanes);
+        for (int64_t i = 0; i < n; ++i) convert_row(square + i * kLanes, to + i * target_stride, m);
       }
     }
   }

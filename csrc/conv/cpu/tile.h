@@ -43,8 +43,8 @@ inline FASTVISION_INLINE void for_each_sum(F&& f) {
 
 // Adds the taps of one run; returns where the weights of the next begin.
 template <int Columns, int Vectors>
-inline FASTVISION_INLINE const float* accumulate(Tile<Columns, Vectors>& tile, const TileInput& in,
-                                                             const TapRun& run, const float* weights) {
+inline FASTVISION_INLINE const float* accumulate(Tile<Columns, Vectors>& tile, const TileInput& in, const TapRun& run,
+                                                 const float* weights) {
   const float* rows[2] = {in.row[0] + run.offset, in.row[1] + run.offset};
   for (int32_t tap = 0; tap < run.length; ++tap) {
     Vec w[Vectors];
@@ -69,9 +69,7 @@ inline FASTVISION_INLINE Tile<Columns, Vectors> convolve(const TileInput& in, co
   unroll<Vectors>([&](int v) FASTVISION_INLINE { bias[v] = Vec::loadu(in.bias + v * kLanes); });
   const float* weights = in.weights;
   if (plan.one_chain) {
-    for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
-      tile.sum[row][x][v] = bias[v];
-    });
+    for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE { tile.sum[row][x][v] = bias[v]; });
     for (const TapRun& run : plan.taps) weights = accumulate(tile, in, run, weights);
     return tile;
   }
@@ -88,9 +86,8 @@ inline FASTVISION_INLINE Tile<Columns, Vectors> convolve(const TileInput& in, co
       tile.sum[row][x][v] = Vec(0.f);
     });
   }
-  for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
-    tile.sum[row][x][v] = Vec::loadu(total[row][x][v]);
-  });
+  for_each_sum<Columns, Vectors>([&](int row, int x, int v)
+                                     FASTVISION_INLINE { tile.sum[row][x][v] = Vec::loadu(total[row][x][v]); });
   return tile;
 }
 
