@@ -1,0 +1,128 @@
+"""What the conv family is measured on."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+import fastvision.nn
+
+Mode = Literal["infer", "train"]
+
+
+@dataclass(frozen=True)
+class ConvCase:
+    """2-D convolution + bias + ReLU + pooling of square images, sizes in pixels."""
+
+    batch: int
+    in_channels: int
+    out_channels: int
+    size: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: int = 0
+    pool: Literal["max", "avg", "none"] = "max"
+    pool_kernel_size: int = 2
+    pool_stride: int = 2
+    pool_padding: int = 0
+    origin: str = ""  # the network it comes from
+    modes: tuple[Mode, ...] = ("infer",)
+
+    @property
+    def name(self) -> str:
+        """For example 'b32 3>32 @224'; what differs from a 3x3 kernel and 2x2 max-pooling is spelled out."""
+        parts = [f"b{self.batch} {self.in_channels}>{self.out_channels} @{self.size}"]
+        if (self.kernel_size, self.stride) != (3, 1):
+            stride = f"/{self.stride}" if self.stride != 1 else ""
+            parts.append(f"{self.kernel_size}x{self.kernel_size}{stride}")
+        if self.padding:
+            parts.append(f"pad {self.padding}")
+        if self.pool == "none":
+            parts.append("no pool")
+        elif (self.pool, self.pool_kernel_size, self.pool_stride) != ("max", 2, 2):
+            parts.append(f"{self.pool} {self.pool_kernel_size}/{self.pool_stride}")
+        if self.origin:
+            parts.append(f"({self.origin})")
+        return " ".join(parts)
+
+    @property
+    def input_is_image(self) -> bool:
+        """Grey or RGB: training needs no gradient of it."""
+        return self.in_channels <= 3
+
+    @property
+    def conv_size(self) -> int:
+        """Height and width of the convolution's output."""
+        return (self.size + 2 * self.padding - self.kernel_size) // self.stride + 1
+
+    @property
+    def out_size(self) -> int:
+        """Height and width of the pooled output."""
+        if self.pool == "none":
+            return self.conv_size
+        return (self.conv_size + 2 * self.pool_padding - self.pool_kernel_size) // self.pool_stride + 1
+
+    def flops(self, mode: Mode) -> int:
+        """Floating-point operations of the convolution, two per multiply-add.
+
+        Convolution outputs that no pooling window covers do not count. Training counts as many operations again for
+        the gradient of the weight, and for that of the input where it is needed: a dense count, although pooling and
+        ReLU make most of the gradient zero, which kernels may use.
+        """
+        passes = 1 if mode == "infer" else 2 if self.input_is_image else 3
+        per_output = 2 * self.in_channels * self.kernel_size**2
+        return passes * self.batch * self.out_channels * self._covered_size() ** 2 * per_output
+
+    def _covered_size(self) -> int:
+        """How many rows (as many columns) of the convolution's output some pooling window covers."""
+        if self.pool == "none":
+            return self.conv_size
+        starts = (i * self.pool_stride - self.pool_padding for i in range(self.out_size))
+        covered = {row for start in starts for row in range(start, start + self.pool_kernel_size)}
+        return len(covered & set(range(self.conv_size)))
+
+    def stock_module(self, dtype: torch.dtype) -> nn.Sequential:
+        """The layers as a user of torch.nn writes them."""
+        conv = nn.Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, dtype=dtype)
+        if self.pool == "none":
+            return nn.Sequential(conv, nn.ReLU())
+        pool = nn.MaxPool2d if self.pool == "max" else nn.AvgPool2d
+        return nn.Sequential(conv, nn.ReLU(), pool(self.pool_kernel_size, self.pool_stride, self.pool_padding))
+
+    def fastvision_module(self, dtype: torch.dtype) -> nn.Module:
+        """The same layers as one fastvision module."""
+        arguments = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding)
+        if self.pool == "none":
+            return fastvision.nn.ConvReLU2d(*arguments, dtype=dtype)
+        module = fastvision.nn.ConvReLUMaxPool2d if self.pool == "max" else fastvision.nn.ConvReLUAvgPool2d
+        return module(
+            *arguments,
+            pool_kernel_size=self.pool_kernel_size,
+            pool_stride=self.pool_stride,
+            pool_padding=self.pool_padding,
+            dtype=dtype,
+        )
+
+
+_BOTH: tuple[Mode, ...] = ("infer", "train")
+
+CONV_CASES = (
+    ConvCase(1, 1, 32, 28),
+    ConvCase(1, 3, 32, 224),
+    ConvCase(1, 32, 64, 111),
+    ConvCase(1, 64, 128, 54),
+    ConvCase(1, 128, 256, 28),
+    ConvCase(32, 3, 32, 224, modes=_BOTH),
+    ConvCase(32, 32, 64, 111, modes=_BOTH),
+    ConvCase(32, 64, 128, 54, modes=_BOTH),
+    ConvCase(1, 32, 64, 111, pool="avg"),
+    ConvCase(1, 3, 64, 224, padding=1, pool="none", origin="VGG"),
+    ConvCase(1, 64, 64, 224, padding=1, origin="VGG"),
+    ConvCase(1, 128, 256, 56, padding=1, pool="none", origin="VGG"),
+    ConvCase(1, 256, 256, 56, padding=1, origin="VGG"),
+    ConvCase(1, 3, 64, 224, 7, 2, 3, "max", 3, 2, 1, origin="ResNet stem"),
+    ConvCase(8, 3, 64, 224, 7, 2, 3, "max", 3, 2, 1, origin="ResNet stem"),
+    ConvCase(1, 256, 64, 56, 1, pool="none", origin="ResNet"),
+    ConvCase(1, 64, 192, 27, 5, padding=2, pool_kernel_size=3, origin="AlexNet"),
+)

@@ -1,0 +1,114 @@
+"""A case of the conv family made concrete: tensors, what is called, and the right answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fastvision.bench.checking import as_tensors
+from fastvision.bench.conv_cases import ConvCase, Mode
+from fastvision.ops import conv2d_pool2d_reference
+
+
+@dataclass(frozen=True)
+class ConvTask:
+    """A case with a mode, a dtype, a thread count and random tensors.
+
+    input is (batch, in_channels, size, size), weight (out_channels, in_channels, kernel_size, kernel_size), bias
+    (out_channels), grad_output (batch, out_channels, out_size, out_size); all contiguous and of the task's dtype.
+    """
+
+    case: ConvCase
+    mode: Mode
+    threads: int
+    input: Tensor
+    weight: Tensor
+    bias: Tensor
+    grad_output: Tensor
+
+    @classmethod
+    def random(
+        cls, case: ConvCase, mode: Mode, *, dtype: torch.dtype = torch.float32, threads: int = 1, seed: int = 0
+    ) -> "ConvTask":
+        """Normally distributed tensors, the weight scaled so that the convolution's output is of order one."""
+        generator = torch.Generator().manual_seed(seed)
+        image, fan_in = (case.size, case.size), case.in_channels * case.kernel_size**2
+        weight_shape = (case.out_channels, case.in_channels, case.kernel_size, case.kernel_size)
+        output_shape = (case.batch, case.out_channels, case.out_size, case.out_size)
+        return cls(
+            case,
+            mode,
+            threads,
+            input=torch.randn(case.batch, case.in_channels, *image, generator=generator).to(dtype),
+            weight=torch.randn(weight_shape, generator=generator).div_(fan_in**0.5).to(dtype),
+            bias=torch.randn(case.out_channels, generator=generator).to(dtype),
+            grad_output=torch.randn(output_shape, generator=generator).to(dtype),
+        )
+
+    @property
+    def name(self) -> str:
+        """The case's name."""
+        return self.case.name
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of every tensor."""
+        return self.input.dtype
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one call."""
+        return self.case.flops(self.mode)
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Names of what one call computes."""
+        if self.mode == "infer":
+            return ("output",)
+        gradients = ("grad_weight", "grad_bias")
+        return ("output", *gradients) if self.case.input_is_image else ("output", *gradients, "grad_input")
+
+    def module_call(
+        self, module: nn.Module, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> Callable[[], object]:
+        """One call of a module whose parameters are a weight and a bias, on this task's tensors in memory_format."""
+        for parameter, value in zip(module.parameters(), (self.weight, self.bias), strict=True):
+            parameter.data.copy_(value)
+        module = module.to(memory_format=memory_format)
+        input = self.input.clone(memory_format=memory_format)
+        grad_output = self.grad_output.clone(memory_format=memory_format)
+        return self._call(module, list(module.parameters()), input, grad_output)
+
+    def reference(self) -> tuple[Tensor, ...]:
+        """All results in float64, from the operator's reference."""
+        case = self.case
+        weight, bias = self.weight.double().requires_grad_(), self.bias.double().requires_grad_()
+        forward = partial(
+            conv2d_pool2d_reference,
+            weight=weight,
+            bias=bias,
+            stride=case.stride,
+            padding=case.padding,
+            pool=case.pool,
+            pool_kernel_size=case.pool_kernel_size,
+            pool_stride=case.pool_stride,
+            pool_padding=case.pool_padding,
+        )
+        call = self._call(forward, [weight, bias], self.input.double(), self.grad_output.double())
+        with torch.inference_mode(self.mode == "infer"):
+            return as_tensors(call())
+
+    def _call(
+        self, forward: Callable[[Tensor], Tensor], parameters: list[Tensor], input: Tensor, grad_output: Tensor
+    ) -> Callable[[], object]:
+        if self.mode == "infer":
+            return partial(forward, input)
+        leaves = parameters if self.case.input_is_image else [*parameters, input.requires_grad_()]
+
+        def step() -> tuple[Tensor, ...]:
+            output = forward(input)
+            return (output, *torch.autograd.grad(output, leaves, grad_output))
+
+        return step

@@ -1,0 +1,96 @@
+"""How a task is measured: its results first, then time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch.utils.benchmark import Measurement
+
+from fastvision.bench.checking import Accuracy, as_tensors, compare, error_to_stock, judge
+from fastvision.bench.peers import BASELINE, OURS, Peer, Task
+from fastvision.bench.timing import Budget, time_in_turns
+
+
+@dataclass(frozen=True)
+class PeerResult:
+    """What one peer did with one task.
+
+    Attributes:
+        skipped: why the peer was not run, or None.
+        accuracy: how far its results are from float64, and what is wrong with them.
+        error_to_stock: the largest error in multiples of stock's; None where stock is exact.
+        timing: seconds per call, one value for each round; None where the results are wrong.
+    """
+
+    skipped: str | None = None
+    accuracy: Accuracy | None = None
+    error_to_stock: float | None = None
+    timing: Measurement | None = None
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What was found for one task; `peers` has the results by name. The task's tensors are not kept."""
+
+    case: str
+    mode: str
+    dtype: torch.dtype
+    threads: int
+    flops: int
+    peers: dict[str, PeerResult]
+
+    def median(self, peer: str) -> float | None:
+        """Seconds per call; None where the peer was not timed."""
+        timing = self.peers[peer].timing if peer in self.peers else None
+        return timing.median if timing else None
+
+    def speedup(self, peer: str) -> float | None:
+        """How many times as long as fastvision the peer takes."""
+        ours, theirs = self.median(OURS), self.median(peer)
+        return theirs / ours if ours and theirs else None
+
+    def flops_per_second(self, peer: str) -> float | None:
+        """The task's operations per second of the peer's median."""
+        median = self.median(peer)
+        return self.flops / median if median else None
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """What is wrong with the results, by peer."""
+        judged = {name: result.accuracy for name, result in self.peers.items() if result.accuracy}
+        return {name: accuracy.failure for name, accuracy in judged.items() if accuracy.failure}
+
+
+def measure(task: Task, peers: Sequence[Peer], budget: Budget, progress: Callable[[str], None]) -> TaskResult:
+    """Checks the peers, the baseline among them, and times those whose results are right.
+
+    `progress` is told what comes next, while no clock runs.
+    """
+    progress("checking")
+    calls, results = prepare(task, peers)
+    with torch.inference_mode(task.mode == "infer"):
+        timings = time_in_turns(calls, task.threads, budget, progress)
+    for name, timing in timings.items():
+        results[name] = replace(results[name], timing=timing)
+    return TaskResult(task.name, task.mode, task.dtype, task.threads, task.flops, results)
+
+
+def prepare(task: Task, peers: Sequence[Peer]) -> tuple[dict[str, Callable[[], object]], dict[str, PeerResult]]:
+    """The calls worth timing, by peer, and each peer's result so far: why it was skipped, or how accurate it is."""
+    skipped = {peer.name: peer.unsupported(task) for peer in peers}
+    calls = {peer.name: peer.prepare(task) for peer in peers if not skipped[peer.name]}
+    with torch.inference_mode(task.mode == "infer"):
+        checked = check(task, calls)
+    results = {peer.name: checked.get(peer.name, PeerResult(skipped[peer.name])) for peer in peers}
+    return {name: call for name, call in calls.items() if not checked[name].accuracy.failure}, results
+
+
+def check(task: Task, calls: dict[str, Callable[[], object]]) -> dict[str, PeerResult]:
+    """Compares what each call computes with the task's reference, and the errors with those of the baseline."""
+    reference = task.reference()
+    compared = {name: compare(as_tensors(call()), reference, task.results) for name, call in calls.items()}
+    stock = compared[BASELINE]
+    return {
+        name: PeerResult(accuracy=judge(accuracy, stock, task.dtype), error_to_stock=error_to_stock(accuracy, stock))
+        for name, accuracy in compared.items()
+    }

@@ -1,0 +1,60 @@
+"""Timing calls that take turns, so that whatever else the machine does disturbs all of them alike."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+from torch.utils.benchmark import Measurement, Timer
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long calls are timed.
+
+    Attributes:
+        seconds: rounds go on until these are over.
+        block_seconds: in each round every call has one turn, a block of calls that lasts about as long.
+        min_rounds: even where they take longer than `seconds`.
+        max_rounds: even where they take less.
+    """
+
+    seconds: float
+    block_seconds: float
+    min_rounds: int
+    max_rounds: int
+
+
+FULL = Budget(seconds=4.0, block_seconds=0.02, min_rounds=7, max_rounds=60)
+QUICK = Budget(seconds=0.5, block_seconds=0.005, min_rounds=3, max_rounds=20)
+
+
+def time_in_turns(
+    calls: Mapping[str, Callable[[], object]], threads: int, budget: Budget, progress: Callable[[str], None]
+) -> dict[str, Measurement]:
+    """Seconds per call, one value for each round, by name.
+
+    A block starts with calls that are not timed (torch.utils.benchmark.Timer makes them). Every other round goes
+    through the calls backwards, so that nobody always follows the same neighbour. Results are freed between calls, as
+    a program that has used them frees them. `progress` is told which round begins, while no clock runs.
+    """
+    timers = {
+        name: Timer("call()", globals={"call": call}, num_threads=threads, description=name)
+        for name, call in calls.items()
+    }
+    sizes = {name: _block_size(timer, budget.block_seconds) for name, timer in timers.items()}
+    blocks: dict[str, list[Measurement]] = {name: [] for name in calls}
+    start = perf_counter()
+    for number in range(budget.max_rounds):
+        if number >= budget.min_rounds and perf_counter() - start > budget.seconds:
+            break
+        progress(f"round {number + 1}")
+        for name in reversed(timers) if number % 2 else timers:
+            blocks[name].append(timers[name].timeit(sizes[name]))
+    return {name: Measurement.merge(measured)[0] for name, measured in blocks.items()}
+
+
+def _block_size(timer: Timer, seconds: float) -> int:
+    """How many calls last about as long."""
+    first = timer.timeit(1).median
+    calls = max(1, round(0.1 * seconds / first))  # one call of microseconds says little
+    return max(1, round(seconds / timer.timeit(calls).median))
