@@ -49,9 +49,10 @@ def idx_directory(tmp_path) -> Path:
 
 
 @pytest.fixture
-def threads():
-    """Restores torch's threads."""
+def two_threads():
+    """Two torch threads, and as many as before afterwards."""
     before = torch.get_num_threads()
+    torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
 
@@ -89,7 +90,7 @@ def test_version():
     assert run("--version").stdout == f"fastvision {fastvision.__version__}\n"
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("two_threads")
 def test_demo(idx_directory, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "ROUNDS", 1)
     monkeypatch.setattr(measure, "SECONDS_PER_ROUND", 0.001)
