@@ -1,5 +1,6 @@
 #include "conv/cpu/conv.h"
 
+#include "conv/cpu/backward.h"
 #include "conv/cpu/forward.h"
 
 namespace fastvision {
@@ -13,21 +14,11 @@ bool supports(const ConvPool2d& p) {
   return enough_channels && p.pool_kernel_h * p.pool_kernel_w <= kMaxSelectableMaxWindow;
 }
 
-ConvGradients supported_gradients(const ConvPool2d&) {
-  return {false, false};
-}
-
-const char* backward(const ConvPool2d&, const ConvPool2dBackward&, Context&) {
-  return "no kernel";
-}
-const char* unpool(const ConvPool2d&, const void*, const uint8_t*, void*, Context&) {
-  return "no kernel";
-}
-
 }  // namespace
 
 const ConvKernels* conv_cpu_kernels() {
-  static const ConvKernels kernels{&supports, &supported_gradients, &direct_forward, &backward, &unpool};
+  static const ConvKernels kernels{&supports, &direct_supported_gradients, &direct_forward, &direct_backward,
+                                   &direct_unpool};
   return &kernels;
 }
 

@@ -1,9 +1,8 @@
 // The direct convolution: strips of input rows, blocks of output channels, one output row at a time.
 #include "conv/cpu/forward.h"
 
-#include "conv/cpu/pack.h"
-#include "conv/cpu/plan.h"
 #include "conv/cpu/rows.h"
+#include "conv/cpu/weights.h"
 #include "core/scratch.h"
 #include "core/simd.h"
 
@@ -64,9 +63,8 @@ struct BandScratch {
 
 class BandWorker {
  public:
-  BandWorker(const ConvPool2d& p, const DirectPlan& plan, const PackedLayer& layer, const ConvPool2dForward& tensors,
-             float* memory)
-      : p_(p), plan_(plan), layer_(layer), tensors_(tensors), scratch_(p, plan, memory) {}
+  BandWorker(const DirectConvolution& work, const PackedLayer& layer, float* memory)
+      : work_(work), p_(work.problem), plan_(work.plan), layer_(layer), scratch_(p_, plan_, memory) {}
 
   // Output rows [first, last) of all channels of a group.
   void run(int64_t image, int64_t group, int64_t first, int64_t last) {
@@ -91,12 +89,12 @@ class BandWorker {
     first_conv_row_ = rows.begin;
     const int64_t first_input = rows.begin * p_.stride_h;
     if (plan_.in_place) {
-      origin_ = static_cast<const float*>(tensors_.input) + image_ * p_.input_strides.n +
+      origin_ = static_cast<const float*>(work_.input) + image_ * p_.input_strides.n +
                 group * plan_.group_in_channels * p_.input_strides.c + first_input * p_.input_strides.h;
       return;
     }
     const int64_t count = (rows.end - rows.begin - 1) * p_.stride_h + (p_.kernel_h - 1) * p_.dilation_h + 1;
-    pack_strip(p_, plan_, tensors_.input, image_, group, first_input, count, scratch_.strip);
+    work_.source.pack(image_, group, first_input, count, scratch_.strip);
     origin_ = scratch_.strip;
   }
 
@@ -108,9 +106,9 @@ class BandWorker {
     // Whole blocks of fp32 pixels need no detour through the scratch row.
     const bool direct = p_.dtype == DType::f32 && p_.output_strides.c == 1 && block_.channels % kLanes == 0;
     const int64_t at = image_ * p_.output_strides.n + first_channel_ * p_.output_strides.c + y * p_.output_strides.h;
-    const PooledRow row{direct ? static_cast<float*>(tensors_.output) + at : scratch_.values,
-                        direct ? p_.output_strides.w : plan_.block_channels,
-                        tensors_.selection ? scratch_.codes : nullptr, plan_.block_channels};
+    const PooledRow row{direct ? static_cast<float*>(work_.output) + at : scratch_.values,
+                        direct ? p_.output_strides.w : plan_.block_channels, work_.selection ? scratch_.codes : nullptr,
+                        plan_.block_channels};
     compute_row(y, row);
     if (!direct) emit_values(at);
     if (row.codes) emit_codes(y);
@@ -139,7 +137,7 @@ class BandWorker {
 
   void emit_values(int64_t at) const {
     visit_dtype(p_.dtype, [&]<class T>() {
-      T* output = static_cast<T*>(tensors_.output) + at;
+      T* output = static_cast<T*>(work_.output) + at;
       if (p_.output_strides.c == 1) {
         for (int64_t x = 0; x < p_.out_w; ++x) {
           convert_row(scratch_.values + x * plan_.block_channels, output + x * p_.output_strides.w, block_.channels);
@@ -151,17 +149,17 @@ class BandWorker {
   }
 
   void emit_codes(int64_t y) const {
-    uint8_t* selection = tensors_.selection + ((image_ * p_.out_h + y) * p_.out_w) * p_.out_channels + first_channel_;
+    uint8_t* selection = work_.selection + ((image_ * p_.out_h + y) * p_.out_w) * p_.out_channels + first_channel_;
     for (int64_t x = 0; x < p_.out_w; ++x) {
       const float* codes = scratch_.codes + x * plan_.block_channels;
       for (int64_t c = 0; c < block_.channels; ++c) selection[x * p_.out_channels + c] = static_cast<uint8_t>(codes[c]);
     }
   }
 
+  const DirectConvolution& work_;
   const ConvPool2d& p_;
   const DirectPlan& plan_;
   const PackedLayer& layer_;
-  const ConvPool2dForward& tensors_;
   const BandScratch scratch_;
   int64_t image_ = 0, first_channel_ = 0, first_conv_row_ = 0, next_conv_row_ = 0;
   const float* origin_ = nullptr;
@@ -170,13 +168,14 @@ class BandWorker {
 
 }  // namespace
 
-const char* direct_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
-  const DirectPlan plan = make_direct_plan(p, kLanes);
-  const PackedLayer layer = pack_layer(p, plan, tensors.weight, tensors.bias, context);
+void run(const DirectConvolution& work, const void* weight, const void* bias, Context& context) {
+  const ConvPool2d& p = work.problem;
+  const DirectPlan& plan = work.plan;
+  const PackedLayer layer = pack_layer(p, plan, weight, bias, context);
   const int64_t units = p.batch * p.groups * plan.bands;
   context.parallel_for(units, [&](int64_t begin, int64_t end) {
     FloatScratch scratch(BandScratch::size(p, plan));
-    BandWorker worker(p, plan, layer, tensors, scratch.data());
+    BandWorker worker(work, layer, scratch.data());
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t band = unit % plan.bands;
       const int64_t group = unit / plan.bands % p.groups;
@@ -184,6 +183,12 @@ const char* direct_forward(const ConvPool2d& p, const ConvPool2dForward& tensors
       worker.run(unit / plan.bands / p.groups, group, first, std::min(first + plan.band_rows, p.out_h));
     }
   });
+}
+
+const char* direct_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
+  const DirectPlan plan = make_direct_plan(p, kLanes);
+  const ImageStrips strips(p, plan, tensors.input);
+  run({p, plan, strips, tensors.input, tensors.output, tensors.selection}, tensors.weight, tensors.bias, context);
   return nullptr;
 }
 

@@ -1,8 +1,22 @@
 #pragma once
 
+#include "conv/cpu/plan.h"
+#include "conv/cpu/strip.h"
 #include "conv/kernels.h"
 
 namespace fastvision {
+
+// One direct convolution: what to compute, from where, to where.
+struct DirectConvolution {
+  const ConvPool2d& problem;
+  const DirectPlan& plan;
+  const StripSource& source;
+  const void* input;  // read where plan.in_place
+  void* output;
+  uint8_t* selection;  // null in inference
+};
+
+void run(const DirectConvolution& work, const void* weight, const void* bias, Context& context);
 
 // Any problem with fp32, bf16 or fp16 tensors; arithmetic is fp32.
 const char* direct_forward(const ConvPool2d& problem, const ConvPool2dForward& tensors, Context& context);

@@ -92,18 +92,20 @@ RowRange conv_rows(const ConvPool2d& p, int64_t first, int64_t last) {
   return {top.begin, bottom.end};
 }
 
-DirectPlan make_direct_plan(const ConvPool2d& p, int64_t lanes) {
+DirectPlan make_direct_plan(const ConvPool2d& p, int64_t lanes, InputChoice choice) {
   DirectPlan plan{};
   plan.group_in_channels = p.in_channels / p.groups;
   plan.group_out_channels = p.out_channels / p.groups;
   const bool channels_last = p.input_strides.c == 1 && p.in_channels > 1;
-  const bool planar = !channels_last && plan.group_in_channels <= kMaxPlanarChannels && p.dilation_w == 1;
+  const bool planar =
+      choice == InputChoice::any && !channels_last && plan.group_in_channels <= kMaxPlanarChannels && p.dilation_w == 1;
   plan.order = planar ? InputOrder::planar : InputOrder::interleaved;
   plan.strip_w = (p.conv_w - 1) * p.stride_w + (p.kernel_w - 1) * p.dilation_w + 1;
 
   const bool no_padding =
       p.pad_top == 0 && p.pad_left == 0 && plan.strip_w <= p.in_w && strip_rows(p, p.conv_h) <= p.in_h;
-  plan.in_place = p.dtype == DType::f32 && no_padding && (planar || channels_last);
+  plan.in_place =
+      choice != InputChoice::interleaved_strip && p.dtype == DType::f32 && no_padding && (planar || channels_last);
   plan.tap_count = p.kernel_h * p.kernel_w * plan.group_in_channels;
   plan.block_channels = 2 * lanes;
   plan.blocks = ceil_div(plan.group_out_channels, plan.block_channels);

@@ -47,8 +47,15 @@ struct DirectPlan {
   }
 };
 
+// What the plan may choose from.
+enum class InputChoice : uint8_t {
+  any,
+  interleaved,        // [row][column][channel], in place where the tensor is so already
+  interleaved_strip,  // always a strip: there is no tensor to read in place
+};
+
 // `lanes` is the width of a vector of fp32.
-DirectPlan make_direct_plan(const ConvPool2d& problem, int64_t lanes);
+DirectPlan make_direct_plan(const ConvPool2d& problem, int64_t lanes, InputChoice choice = InputChoice::any);
 
 // Rows [begin, end) of the convolution that output rows [first, last) pool over.
 struct RowRange {

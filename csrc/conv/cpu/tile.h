@@ -41,24 +41,36 @@ inline FASTVISION_INLINE void for_each_sum(F&& f) {
   });
 }
 
-// Adds the taps of one run; returns where the weights of the next begin.
-template <int Columns, int Vectors>
-inline FASTVISION_INLINE const float* accumulate(Tile<Columns, Vectors>& tile, const TileInput& in, const TapRun& run,
-                                                 const float* weights) {
-  const float* rows[2] = {in.row[0] + run.offset, in.row[1] + run.offset};
-  for (int32_t tap = 0; tap < run.length; ++tap) {
+// A stride that is one at compile time makes the addresses of a row constants.
+using One = std::integral_constant<int64_t, 1>;
+
+// sum[row][column][v] += rows[row][column * column_stride + step * step_stride] * weights[step * weight_stride][v]
+template <int Columns, int Vectors, class ColumnStride, class StepStride>
+inline FASTVISION_INLINE void multiply_add(Tile<Columns, Vectors>& tile, const float* row0, const float* row1,
+                                           ColumnStride column_stride, StepStride step_stride, const float* weights,
+                                           int64_t weight_stride, int64_t steps) {
+  const float* rows[2] = {row0, row1};
+  for (int64_t step = 0; step < steps; ++step) {
     Vec w[Vectors];
     unroll<Vectors>([&](int v) FASTVISION_INLINE { w[v] = Vec::loadu(weights + v * kLanes); });
     unroll<2 * Columns>([&](auto i) FASTVISION_INLINE {
       constexpr int kRow = decltype(i)::value / Columns, kColumn = decltype(i)::value % Columns;
-      const Vec a(rows[kRow][kColumn * in.column_stride + tap]);
+      const Vec a(rows[kRow][kColumn * column_stride + step * step_stride]);
       unroll<Vectors>([&](int v) FASTVISION_INLINE {
         tile.sum[kRow][kColumn][v] = at::vec::fmadd(a, w[v], tile.sum[kRow][kColumn][v]);
       });
     });
-    weights += in.weight_stride;
+    weights += weight_stride;
   }
-  return weights;
+}
+
+// Adds the taps of one run; returns where the weights of the next begin.
+template <int Columns, int Vectors>
+inline FASTVISION_INLINE const float* accumulate(Tile<Columns, Vectors>& tile, const TileInput& in, const TapRun& run,
+                                                 const float* weights) {
+  multiply_add(tile, in.row[0] + run.offset, in.row[1] + run.offset, in.column_stride, One(), weights, in.weight_stride,
+               run.length);
+  return weights + run.length * in.weight_stride;
 }
 
 // bias + sum over all taps. Long sums are cut into chains whose results are added in memory.

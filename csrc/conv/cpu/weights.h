@@ -1,4 +1,4 @@
-// Copies into the layouts that the inner loop reads: fp32, in order of use, padded.
+// Weights in the layout that the inner loop reads: fp32, in order of use, padded.
 #pragma once
 
 #include "conv/cpu/plan.h"
@@ -13,10 +13,5 @@ inline int64_t packed_block_size(const DirectPlan& plan) {
 // Output channels of block `block` as [tap][channel], taps in the plan's order, missing channels zero.
 // Blocks are numbered through all groups.
 void pack_weights(const ConvPool2d& problem, const DirectPlan& plan, const void* weight, int64_t block, float* packed);
-
-// Rows [first, first + rows) of the padded image as a strip; rows and columns outside the image are zero.
-// `first` counts from the top of the padding.
-void pack_strip(const ConvPool2d& problem, const DirectPlan& plan, const void* input, int64_t image, int64_t group,
-                int64_t first, int64_t rows, float* strip);
 
 }  // namespace fastvision

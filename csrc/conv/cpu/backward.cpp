@@ -1,0 +1,97 @@
+// The way back: through pool and activation to the convolution's output, from there to its input.
+#include "conv/cpu/backward.h"
+
+#include "conv/cpu/forward.h"
+#include "conv/cpu/grad_weight.h"
+#include "core/scratch.h"
+#include "core/simd.h"
+
+namespace fastvision {
+namespace {
+
+// The convolution that takes the gradient of the output to that of the input: kernel flipped,
+// channels exchanged, padded so that every output that an input took part in reaches it.
+ConvPool2d adjoint_problem(const ConvPool2d& p) {
+  ConvPool2d a = p;
+  a.in_channels = p.out_channels;
+  a.out_channels = p.in_channels;
+  a.in_h = p.conv_h;
+  a.in_w = p.conv_w;
+  a.pad_top = (p.kernel_h - 1) * p.dilation_h - p.pad_top;
+  a.pad_left = (p.kernel_w - 1) * p.dilation_w - p.pad_left;
+  a.conv_h = a.out_h = p.in_h;
+  a.conv_w = a.out_w = p.in_w;
+  a.activation = Activation::none;
+  a.pool = Pool::none;
+  a.pool_kernel_h = a.pool_kernel_w = a.pool_stride_h = a.pool_stride_w = 1;
+  a.pool_pad_h = a.pool_pad_w = 0;
+  a.output_strides = p.input_strides;
+  return a;
+}
+
+// (out, in, kh, kw) to (in, out, kh, kw) with the kernel turned by 180 degrees, group by group.
+template <class T>
+void flip_weight(const ConvPool2d& p, const T* weight, T* flipped) {
+  const int64_t in = p.in_channels / p.groups;
+  const int64_t out = p.out_channels / p.groups;
+  const int64_t window = p.kernel_h * p.kernel_w;
+  for (int64_t g = 0; g < p.groups; ++g) {
+    for (int64_t i = 0; i < in; ++i) {
+      for (int64_t o = 0; o < out; ++o) {
+        const T* from = weight + ((g * out + o) * in + i) * window;
+        T* to = flipped + ((g * in + i) * out + o) * window;
+        std::reverse_copy(from, from + window, to);
+      }
+    }
+  }
+}
+
+void grad_input(const ConvPool2d& p, const ConvPool2dBackward& tensors, Context& context) {
+  const ConvPool2d adjoint = adjoint_problem(p);
+  const DirectPlan plan = make_direct_plan(adjoint, kLanes, InputChoice::interleaved_strip);
+  const int64_t weights = p.out_channels * (p.in_channels / p.groups) * p.kernel_h * p.kernel_w;
+  void* flipped = context.allocate(weights * size_of(p.dtype));
+  visit_dtype(p.dtype,
+              [&]<class T>() { flip_weight(p, static_cast<const T*>(tensors.weight), static_cast<T*>(flipped)); });
+  const GradientStrips strips(p, adjoint, plan, {tensors.grad_output, tensors.selection});
+  run({adjoint, plan, strips, nullptr, tensors.grad_input, nullptr}, flipped, nullptr, context);
+}
+
+}  // namespace
+
+ConvGradients direct_supported_gradients(const ConvPool2d& p) {
+  // With a stride the adjoint has holes in its input: stock's business so far.
+  return {p.stride_h == 1 && p.stride_w == 1, true};
+}
+
+const char* direct_backward(const ConvPool2d& p, const ConvPool2dBackward& tensors, Context& context) {
+  if (tensors.grad_input) grad_input(p, tensors, context);
+  if (tensors.grad_weight || tensors.grad_bias) direct_grad_weight(p, tensors, context);
+  return nullptr;
+}
+
+const char* direct_unpool(const ConvPool2d& p, const void* grad_output, const uint8_t* selection, void* grad_conv,
+                          Context& context) {
+  const int64_t row_size = p.conv_w * p.out_channels;
+  // A few rows at a time, so that overlapping windows are spread from cache.
+  const int64_t band_rows = 4 * p.pool_stride_h;
+  const int64_t bands = (p.conv_h + band_rows - 1) / band_rows;
+  context.parallel_for(p.batch * bands, [&](int64_t begin, int64_t end) {
+    FloatScratch scratch(band_rows * row_size);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t image = unit / bands;
+      const int64_t first = unit % bands * band_rows;
+      const int64_t rows = std::min(band_rows, p.conv_h - first);
+      std::fill_n(scratch.data(), rows * row_size, 0.f);
+      unpool(p, {grad_output, selection}, image,
+             {scratch.data(), first, rows, 0, p.conv_w, 0, p.out_channels, row_size, p.out_channels});
+      visit_dtype(p.dtype, [&]<class T>() {
+        convert_row(scratch.data(), static_cast<T*>(grad_conv) + (image * p.conv_h + first) * row_size,
+                    rows * row_size);
+      });
+    }
+  });
+  return nullptr;
+}
+
+}  // namespace fastvision

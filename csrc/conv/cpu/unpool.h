@@ -1,0 +1,25 @@
+// The gradient of the convolution's output from that of the pooled output: the way back through
+// pool and activation.
+#pragma once
+
+#include "conv/conv.h"
+
+namespace fastvision {
+
+// The pooled side.
+struct PooledGradient {
+  const void* grad_output;   // strides as the output's
+  const uint8_t* selection;  // null where needs_selection() is false
+};
+
+// A window [row][column][channel] of the convolution's output, fp32.
+struct ConvWindow {
+  float* data;  // of (first_row, first_column, first_channel)
+  int64_t first_row, rows, first_column, columns, first_channel, channels;
+  int64_t row_stride, pixel;
+};
+
+// Adds the gradients to the window, which the caller has zeroed.
+void unpool(const ConvPool2d& problem, const PooledGradient& gradient, int64_t image, const ConvWindow& window);
+
+}  // namespace fastvision

@@ -1,0 +1,45 @@
+#include "conv/cpu/weights.h"
+
+#include "core/simd.h"
+
+namespace fastvision {
+namespace {
+
+template <class T>
+void pack_weights_of(const ConvPool2d& p, const DirectPlan& plan, const T* weight, int64_t block, float* packed) {
+  const int64_t group = block / plan.blocks;
+  const int64_t first = (block % plan.blocks) * plan.block_channels;
+  const int64_t channels = std::min(plan.block_channels, plan.group_out_channels - first);
+  const int64_t window = p.kernel_h * p.kernel_w;
+  if (channels < plan.block_channels) std::fill(packed, packed + packed_block_size(plan), 0.f);
+  const T* source = weight + (group * plan.group_out_channels + first) * plan.tap_count;
+  if (plan.order == InputOrder::planar || window == 1) {
+    transpose(source, plan.tap_count, channels, plan.tap_count, packed, plan.block_channels);
+    return;
+  }
+  // From (channel, row, column) to (row, column, channel): a few channels at a time, through L1.
+  constexpr int64_t kTaps = 512;
+  alignas(64) float taps[kTaps * 2 * kLanes];
+  const int64_t channels_at_once = std::max<int64_t>(1, kTaps / window);
+  for (int64_t c = 0; c < plan.group_in_channels; c += channels_at_once) {
+    const int64_t in_channels = std::min(channels_at_once, plan.group_in_channels - c);
+    for (int64_t w = 0; w < window; w += kTaps) {  // more than one turn only for windows beyond kTaps
+      const int64_t n = std::min(kTaps, in_channels * window - w);
+      transpose(source + c * window + w, plan.tap_count, channels, n, taps, plan.block_channels);
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t channel = c + (w + i) / window;
+        const int64_t tap = (w + i) % window;
+        std::copy_n(taps + i * plan.block_channels, channels,
+                    packed + (tap * plan.group_in_channels + channel) * plan.block_channels);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void pack_weights(const ConvPool2d& p, const DirectPlan& plan, const void* weight, int64_t block, float* packed) {
+  visit_dtype(p.dtype, [&]<class T>() { pack_weights_of(p, plan, static_cast<const T*>(weight), block, packed); });
+}
+
+}  // namespace fastvision
