@@ -1,0 +1,86 @@
+"""convert and revert."""
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from fastvision.convert.check import check_outputs, outputs_in_eval_mode
+from fastvision.convert.sequential import FusedForward, fused_class, has_runs, runs_its_children, stock_class
+
+
+def convert(model: nn.Module, example_inputs: Any = None, *, inplace: bool = False) -> nn.Module:
+    """Makes a model faster without changing what it computes.
+
+    In every nn.Sequential (and subclass that keeps its forward), successive layers
+
+        Conv2d[, BatchNorm2d][, ReLU][, MaxPool2d | AvgPool2d]
+
+    run as one operator, `fastvision.ops.conv2d_pool2d`. Identity, and Dropout in eval mode, may stand between them.
+    BatchNorm2d is folded into the weights in eval mode and runs as it is in training mode. The layers themselves stay
+    in the model: parameters, state_dict keys, names, indexing, hooks and train/eval are what they were. A layer that
+    has hooks is called as before. `fastvision.explain` lists what is replaced, what is not, and why.
+
+    Args:
+        model: any module; its own nn.Sequentials are found at any depth.
+        example_inputs: a tensor, or a tuple of positional arguments. If given, model and result run on them in eval
+            mode without gradients, and their outputs are compared.
+        inplace: True converts `model` itself and returns it. False leaves it untouched and returns a copy.
+
+    Returns:
+        The converted model.
+
+    Raises:
+        TypeError: model is not a module.
+        RuntimeError: model can't be copied, or the outputs for example_inputs differ by more than rounding.
+    """
+    _check_module(model)
+    expected = None if example_inputs is None else outputs_in_eval_mode(model, example_inputs)
+    converted = model if inplace else _copy(model)
+    # Listed before any class changes, so that what is found does not depend on the order.
+    found = [m for m in converted.modules() if _is_convertible(m)]
+    for module in found:
+        module.__class__ = fused_class(type(module))
+    if example_inputs is not None:
+        try:
+            check_outputs(outputs_in_eval_mode(converted, example_inputs), expected)
+        except BaseException:
+            _restore(found)
+            raise
+    return converted
+
+
+def revert(model: nn.Module) -> nn.Module:
+    """Turns a converted model back into its stock layers, in place, and returns it.
+
+    Raises:
+        TypeError: model is not a module.
+    """
+    _check_module(model)
+    _restore([m for m in model.modules() if stock_class(m) is not None])
+    return model
+
+
+def _is_convertible(module: nn.Module) -> bool:
+    return runs_its_children(module) and not isinstance(module, FusedForward) and has_runs(module)
+
+
+def _restore(modules: list[nn.Module]) -> None:
+    for module in modules:
+        module.__class__ = stock_class(module)
+        module.__dict__.pop("_plan", None)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise RuntimeError(
+            f"model: {type(model).__name__} can't be copied ({error}); expected a model that copy.deepcopy takes, "
+            "or inplace=True"
+        ) from error
+
+
+def _check_module(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")

@@ -1,0 +1,132 @@
+"""What of a model is fused, what is not, and why."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from fastvision.convert.runs import Run, find_runs, obstacle
+from fastvision.convert.sequential import FusedForward, flatten, runs_its_children
+
+REPLACED = "replaced"
+REPLACEABLE = "replaceable"
+NOT_REPLACED = "not replaced"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer, or a run of layers that one operator does.
+
+    Attributes:
+        name: qualified name as in named_modules(), the first and the last one for a run.
+        layers: class names, in the order they run.
+        status: 'replaced', 'replaceable' (by `fastvision.convert`) or 'not replaced'.
+        reason: the operator that does the run, or why it is not replaced.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of `fastvision.explain`: `rows` for programs, `str()` for readers."""
+
+    rows: tuple[Row, ...]
+
+    def __str__(self) -> str:
+        header = ("name", "layers", "status", "why")
+        cells = [(row.name, " + ".join(row.layers), row.status, row.reason) for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+        lines = [_line(header, widths), _line(["-" * width for width in widths], widths)]
+        lines += [_line(row, widths) for row in cells]
+        counts = [f"{self.count(status)} {status}" for status in (REPLACED, REPLACEABLE, NOT_REPLACED)]
+        return "\n".join([*lines, ", ".join(counts)])
+
+    def count(self, status: str) -> int:
+        """The number of rows with that status."""
+        return sum(row.status == status for row in self.rows)
+
+
+def explain(model: nn.Module) -> Report:
+    """Lists every layer of a model, converted or not: replaced, replaceable or not replaced, and why.
+
+    The report holds for the mode the model is in: BatchNorm2d and Dropout are only fused in eval mode.
+
+    Raises:
+        TypeError: model is not a module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    names = {module: name or "(model)" for name, module in model.named_modules()}
+    return Report(tuple(_rows(model, "has no layers around it to be fused with", names, set())))
+
+
+def _rows(module: nn.Module, alone: str, names: dict[nn.Module, str], seen: set[nn.Module]) -> Iterator[Row]:
+    """Rows of a module and all in it. `alone` says why a layer here has no chance of being fused."""
+    if module in seen:
+        return
+    seen.add(module)
+    if not module._modules:
+        yield _unfused_row(module, obstacle(module) or alone, names)
+    elif _runs_as_one(module):
+        yield from _sequential_rows(module, names, seen)
+    else:
+        alone = f"is called by {type(module).__name__}.forward, which convert does not read"
+        for child in module.children():
+            yield from _rows(child, alone, names, seen)
+
+
+def _runs_as_one(module: nn.Module) -> bool:
+    """Whether runs are sought across the Sequentials in this one: not if only those were converted."""
+    if not runs_its_children(module):
+        return False
+    inner = flatten(module)[0][1:]
+    return isinstance(module, FusedForward) or not any(isinstance(container, FusedForward) for container in inner)
+
+
+def _sequential_rows(sequential: nn.Sequential, names: dict[nn.Module, str], seen: set[nn.Module]) -> Iterator[Row]:
+    containers, layers = flatten(sequential)
+    seen.update(containers)
+    position = 0
+    for step in find_runs(layers):
+        if isinstance(step, Run):
+            yield _run_row(step, isinstance(sequential, FusedForward), names)
+        elif step is not None:
+            yield from _rows(step, _why_alone(layers, position), names, seen)
+        position += len(step.layers) if isinstance(step, Run) else 1
+
+
+def _run_row(run: Run, converted: bool, names: dict[nn.Module, str]) -> Row:
+    pool = {None: "none", nn.MaxPool2d: "max", nn.AvgPool2d: "avg"}[run.pool and type(run.pool)]
+    call = f"one conv2d_pool2d(activation='{run.activation}', pool='{pool}')"
+    if run.norm is not None:
+        call += f" for inputs of {run.least_input} elements or more"
+    hindrance = run.hindrance()
+    return Row(
+        name=f"{names[run.layers[0]]} to {names[run.layers[-1]]}",
+        layers=tuple(type(layer).__name__ for layer in run.layers),
+        status=NOT_REPLACED if hindrance else REPLACED if converted else REPLACEABLE,
+        reason=hindrance or call,
+    )
+
+
+def _unfused_row(layer: nn.Module, reason: str, names: dict[nn.Module, str]) -> Row:
+    return Row(names[layer], (type(layer).__name__,), NOT_REPLACED, reason)
+
+
+def _why_alone(layers: list[nn.Module], position: int) -> str:
+    """Why a layer that has no obstacle of its own is in no run."""
+    if type(layers[position]) is not nn.Conv2d:
+        return "does not continue a run that starts with a Conv2d"
+    following = layers[position + 1] if position + 1 < len(layers) else None
+    hindrance = None if following is None else obstacle(following)
+    if hindrance:
+        return f"is followed by {type(following).__name__}, which {hindrance}"
+    return "is not followed by BatchNorm2d, ReLU or pooling"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()

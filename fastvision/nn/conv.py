@@ -1,0 +1,273 @@
+"""Conv2d with its activation and pooling as one module.
+
+They are `torch.nn.Conv2d`: its parameters, initialisation, attributes and state_dict. What follows the convolution
+in a model (a ReLU, a pooling layer) happens inside, in the operator `fastvision.ops.conv2d_pool2d`.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastvision.ops.conv import IntPair, explicit_padding
+
+_operator = torch.ops.fastvision.conv2d_pool2d.default
+
+
+def _comparable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_OPERATOR_DEFAULTS = {
+    argument.name: _comparable(argument.default_value)
+    for argument in _operator._schema.arguments
+    if argument.has_default_value()
+}
+
+
+def both_axes(value: IntPair) -> tuple[int, ...]:
+    """One number stands for both spatial dimensions, alone or in a sequence, as ATen reads it."""
+    values = tuple(value) if isinstance(value, Iterable) else (value,)
+    return values * 2 if len(values) == 1 else values
+
+
+def convolution_options(convolution: nn.Conv2d) -> dict[str, Any]:
+    """The operator's options of a Conv2d, without the padding that `run_operator` decides at each call."""
+    padding = convolution.padding
+    padded_before = convolution.padding_mode != "zeros"
+    return {
+        "stride": both_axes(convolution.stride),
+        "padding": (0, 0) if padded_before or isinstance(padding, str) else both_axes(padding),
+        "dilation": both_axes(convolution.dilation),
+        "groups": convolution.groups,
+    }
+
+
+def pool_options(kernel_size: IntPair, stride: IntPair | None, padding: IntPair, ceil_mode: bool) -> dict[str, Any]:
+    """The operator's options that both kinds of pooling share."""
+    kernel = both_axes(kernel_size)
+    step = () if stride is None else both_axes(stride)
+    return {
+        "pool_kernel_size": kernel,
+        "pool_stride": () if step == kernel else step,
+        "pool_padding": both_axes(padding),
+        "ceil_mode": ceil_mode,
+    }
+
+
+def without_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that differ from the operator's defaults: each one passed costs up to half a microsecond."""
+    return {name: value for name, value in options.items() if value != _OPERATOR_DEFAULTS[name]}
+
+
+def tensor_of(module: nn.Module, name: str) -> Tensor | None:
+    """getattr(module, name), four times as fast where `name` is a registered parameter or buffer.
+
+    It need not be one: weight_norm, pruning and data-parallel replicas put a plain tensor in its place.
+    """
+    for registered in (module._parameters, module._buffers):
+        if name in registered:
+            return registered[name]
+    return getattr(module, name)
+
+
+def run_operator(
+    convolution: nn.Conv2d, input: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any]
+) -> Tensor:
+    """Applies the fused operator with the padding of `convolution` and `options` for everything else."""
+    if convolution.padding_mode != "zeros":
+        input = F.pad(input, convolution._reversed_padding_repeated_twice, mode=convolution.padding_mode)
+    elif isinstance(convolution.padding, str):
+        # From the weight's own shape, as stock: it may have been replaced by one of another kernel size.
+        padding = explicit_padding(convolution.padding, weight.shape[2:], convolution.stride, convolution.dilation)
+        return _operator(input, weight, bias, padding=padding, **options)
+    return _operator(input, weight, bias, **options)
+
+
+class ConvReLU2d(nn.Conv2d):
+    """2-D convolution and ReLU: `nn.ReLU()(nn.Conv2d(...)(input))` as one operator.
+
+    Arguments, parameters, initialisation and state_dict are those of `torch.nn.Conv2d`; the same seed gives the same
+    weights.
+
+    Shapes: input (batch, in_channels, height, width) or (in_channels, height, width); output as of `torch.nn.Conv2d`.
+    Dtypes: as of `fastvision.ops.conv2d_pool2d`.
+
+    Raises:
+        RuntimeError: the input does not fit the weight (channels, dtype, device, kernel larger than the image), or
+            an option has a value that stock PyTorch refuses. The message names the argument.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: IntPair | str = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
+        self._remember(self._settings())
+
+    def _settings(self) -> tuple:
+        """The attributes that the operator's options are made of."""
+        return self.stride, self.padding, self.dilation, self.groups, self.padding_mode
+
+    def _operator_options(self) -> dict[str, Any]:
+        return {**convolution_options(self), "pool": "none"}
+
+    def _remember(self, settings: tuple) -> None:
+        self._known_settings = settings
+        self._known_options = without_defaults(self._operator_options())
+
+    def forward(self, input: Tensor) -> Tensor:
+        settings = self._settings()
+        if settings != self._known_settings:  # an attribute was changed after construction
+            self._remember(settings)
+        return run_operator(self, input, tensor_of(self, "weight"), tensor_of(self, "bias"), self._known_options)
+
+
+class _ConvReLUPool2d(ConvReLU2d):
+    """What both kinds of pooling have in common."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: IntPair | str = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        pool_kernel_size: IntPair = 2,
+        pool_stride: IntPair | None = None,
+        pool_padding: IntPair = 0,
+        ceil_mode: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        # Before the parent's constructor reads them; nn.Module takes plain attributes at any time.
+        self.pool_kernel_size = pool_kernel_size
+        self.pool_stride = pool_kernel_size if pool_stride is None else pool_stride
+        self.pool_padding = pool_padding
+        self.ceil_mode = ceil_mode
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
+
+    def _settings(self) -> tuple:
+        pooling = self.pool_kernel_size, self.pool_stride, self.pool_padding, self.ceil_mode
+        return super()._settings() + pooling
+
+    def _pool_options(self) -> dict[str, Any]:
+        return pool_options(self.pool_kernel_size, self.pool_stride, self.pool_padding, self.ceil_mode)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{super().extra_repr()}, pool_kernel_size={self.pool_kernel_size}, pool_stride={self.pool_stride}, "
+            f"pool_padding={self.pool_padding}, ceil_mode={self.ceil_mode}"
+        )
+
+
+class ConvReLUMaxPool2d(_ConvReLUPool2d):
+    """2-D convolution, ReLU and max-pooling: `nn.MaxPool2d(...)(nn.ReLU()(nn.Conv2d(...)(input)))` as one operator.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            as of `torch.nn.Conv2d`.
+        pool_kernel_size, pool_stride, pool_padding, ceil_mode: as `kernel_size`, `stride`, `padding` and `ceil_mode`
+            of `torch.nn.MaxPool2d`, in pixels of the convolution's output; pool_stride None is pool_kernel_size.
+
+    Parameters, initialisation and state_dict are those of `torch.nn.Conv2d`; the same seed gives the same weights.
+
+    Shapes: input (batch, in_channels, height, width) or (in_channels, height, width); output as of
+    `torch.nn.MaxPool2d` on the convolution's output. Dtypes: as of `fastvision.ops.conv2d_pool2d`.
+
+    Raises:
+        RuntimeError: at the call, where the input does not fit the weight or an option has a value that stock PyTorch
+            refuses, such as a pool_padding above half of pool_kernel_size. The message names the argument.
+    """
+
+    def _operator_options(self) -> dict[str, Any]:
+        return {**convolution_options(self), **self._pool_options()}
+
+
+class ConvReLUAvgPool2d(_ConvReLUPool2d):
+    """2-D convolution, ReLU and average-pooling: `nn.AvgPool2d(...)(nn.ReLU()(nn.Conv2d(...)(input)))` as one operator.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            as of `torch.nn.Conv2d`.
+        pool_kernel_size, pool_stride, pool_padding, ceil_mode, count_include_pad: as `kernel_size`, `stride`,
+            `padding`, `ceil_mode` and `count_include_pad` of `torch.nn.AvgPool2d`, in pixels of the convolution's
+            output; pool_stride None is pool_kernel_size.
+
+    Parameters, initialisation and state_dict are those of `torch.nn.Conv2d`; the same seed gives the same weights.
+
+    Shapes: input (batch, in_channels, height, width) or (in_channels, height, width); output as of
+    `torch.nn.AvgPool2d` on the convolution's output. Dtypes: as of `fastvision.ops.conv2d_pool2d`.
+
+    Raises:
+        RuntimeError: at the call, where the input does not fit the weight or an option has a value that stock PyTorch
+            refuses, such as a pool_padding above half of pool_kernel_size. The message names the argument.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: IntPair | str = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        pool_kernel_size: IntPair = 2,
+        pool_stride: IntPair | None = None,
+        pool_padding: IntPair = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.count_include_pad = count_include_pad
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            pool_kernel_size,
+            pool_stride,
+            pool_padding,
+            ceil_mode,
+            device,
+            dtype,
+        )
+
+    def _settings(self) -> tuple:
+        return (*super()._settings(), self.count_include_pad)
+
+    def _operator_options(self) -> dict[str, Any]:
+        options = {**convolution_options(self), **self._pool_options()}
+        return {**options, "pool": "avg", "count_include_pad": self.count_include_pad}
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, count_include_pad={self.count_include_pad}"
