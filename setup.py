@@ -102,7 +102,7 @@ def libraries() -> list[Library]:
     result = [
         Library(
             "libfastvision.so",
-            [CSRC / "library.cpp", CSRC / "core/libraries.cpp", *sorted(CSRC.glob("conv/*.cpp"))],
+            [CSRC / "library.cpp", *sorted(CSRC.glob("core/*.cpp")), *sorted(CSRC.glob("conv/*.cpp"))],
             [*common, "-O2", "-fvisibility=hidden", "-fvisibility-inlines-hidden"],
             [*link, "-ltorch_cpu", "-lc10", "-ldl"],
         ),

@@ -10,6 +10,7 @@
 
 #include "conv/kernels.h"
 #include "conv/reference.h"
+#include "core/big_tensor.h"
 #include "core/libraries.h"
 #include "core/torch_context.h"
 
@@ -106,7 +107,7 @@ Tensor run_forward(const ConvPool2d& p, at::MemoryFormat format, const Tensor& i
   const Tensor x = input.contiguous(format);
   const Tensor w = weight.contiguous();
   const Tensor b = bias && bias->defined() ? bias->contiguous() : Tensor();
-  Tensor output = at::empty(output_sizes(p), input.options(), format);
+  Tensor output = empty_result(output_sizes(p), input.options(), format);
   TorchContext context(input.device());
   check_status(
       kernels_for(input.device())
@@ -194,7 +195,7 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_pool2d_backward(const ConvPool2dOption
 
   // The bias' gradient is a by-product of the weight's: whoever makes one makes both.
   const auto empty_if = [&](bool wanted, at::IntArrayRef sizes, at::MemoryFormat f) {
-    return wanted ? at::empty(sizes, input.options(), f) : at::empty({0}, input.options());
+    return wanted ? empty_result(sizes, input.options(), f) : at::empty({0}, input.options());
   };
   const std::array<bool, 3> own_mask{mask[0] && own.input, mask[1] && own.weight, mask[2] && own.weight};
   Tensor grad_input = empty_if(own_mask[0], x.sizes(), format);

@@ -1,0 +1,25 @@
+#include "core/big_tensor.h"
+
+#include <ATen/ops/empty.h>
+#include <sys/mman.h>
+
+namespace fastvision {
+namespace {
+
+constexpr size_t kBig = 32 << 20;
+constexpr size_t kHugePage = 2 << 20;
+
+}  // namespace
+
+at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options, at::MemoryFormat format) {
+  at::Tensor tensor = at::empty(sizes, options, format);
+  if (tensor.is_cpu() && tensor.nbytes() >= kBig) {
+    const auto begin = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
+    const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+    const uintptr_t last = (begin + tensor.nbytes()) / kHugePage * kHugePage;
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a wish: its failure changes nothing
+  }
+  return tensor;
+}
+
+}  // namespace fastvision
