@@ -15,18 +15,18 @@
 #include <cuda_runtime.h>
 #include <mma.h>
 
-#define GPU_SHARED(Type, name) __shared__ Type name
-#define GPU_UNROLL _Pragma("unroll")
+#include "core/gpu_convert.h"
 
-// Device code for a GPU too old for a tensor-core type is empty; the launcher never picks it there.
-#define GPU_HAS_WMMA_BF16_TF32 (!defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800)
+#define GPU_SHARED(Type, name) __shared__ Type name
+
+// False while code for a GPU is compiled whose tensor cores lack bf16 and tf32.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define GPU_HAS_BF16_AND_TF32 1
+#else
+#define GPU_HAS_BF16_AND_TF32 0
+#endif
 
 #else
-
-#include "core/gpu_float16.h"
-#include "core/gpu_scheduler.h"
-#include "core/gpu_warp.h"
-#include "core/gpu_wmma.h"
 
 #define __global__
 #define __device__
@@ -34,15 +34,26 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
+#include "core/gpu_convert.h"
+#include "core/gpu_scheduler.h"
+#include "core/gpu_warp.h"
+#include "core/gpu_wmma.h"
+
 #define GPU_SHARED(Type, name)      \
   static const char name##_key = 0; \
   Type& name = *static_cast<Type*>(fastvision::gpu::emulator.shared_variable(&name##_key, sizeof(Type), alignof(Type)))
-#define GPU_UNROLL
-#define GPU_HAS_WMMA_BF16_TF32 1
+#define GPU_HAS_BF16_AND_TF32 1
 
 #endif
 
 namespace fastvision::gpu {
+
+#if GPU_HAS_BF16_AND_TF32
+// The nearest number with 10 bits of mantissa, which tensor cores take for an fp32 factor.
+__device__ inline float round_to_tf32(float value) {
+  return nvcuda::wmma::__float_to_tf32(value);
+}
+#endif
 
 // Runs Kernel(arguments...) for every thread of `grid` blocks of `block` threads, on a cudaStream_t.
 // Returns null, or what is wrong with the launch.

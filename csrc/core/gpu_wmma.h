@@ -8,7 +8,7 @@
 #include <limits>
 #include <type_traits>
 
-#include "core/gpu_float16.h"
+#include "core/gpu_convert.h"
 #include "core/gpu_warp.h"
 
 namespace nvcuda::wmma {
@@ -33,25 +33,11 @@ inline float __float_to_tf32(float f) {
 namespace emulated {
 
 using fastvision::gpu::emulator;
+using fastvision::gpu::from_float;
 using fastvision::gpu::kWarpSize;
 using fastvision::gpu::Place;
+using fastvision::gpu::to_float;
 using fastvision::gpu::WarpOperation;
-
-inline float to_float(float f) {
-  return f;
-}
-inline float to_float(__half h) {
-  return __half2float(h);
-}
-inline float to_float(__nv_bfloat16 b) {
-  return __bfloat162float(b);
-}
-template <class T>
-T from_float(float f) {
-  if constexpr (std::is_same_v<T, __half>) return __float2half(f);
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) return __float2bfloat16(f);
-  if constexpr (std::is_same_v<T, float>) return f;
-}
 
 template <class Use, int M, int N, int K>
 struct Shape;

@@ -1,0 +1,8 @@
+#include "conv/cuda/gemm_launch.cuh"
+
+namespace fastvision::conv_cuda {
+
+template const char* launch_pixel_gemm<F16>(PixelGemm, int64_t, bool, int, void*);
+template const char* launch_weight_gemm<F16>(WeightGemm, int64_t, void*);
+
+}  // namespace fastvision::conv_cuda

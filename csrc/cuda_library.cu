@@ -1,0 +1,18 @@
+// The CUDA kernel library. Compiled by nvcc it is _cuda.so; compiled as C++ it is _emulated.so, which
+// executes the same kernels on the CPU (core/gpu.h).
+#include "conv/cuda/kernels.h"
+#include "core/kernel_library.h"
+
+#if defined(__CUDACC__)
+#define LIBRARY_NAME "cuda"
+#else
+#define LIBRARY_NAME "emulated"
+#endif
+
+const fastvision::KernelLibrary* fastvision_kernel_library() {
+  static const fastvision::KernelLibrary library{.interface_version = fastvision::KernelLibrary::kInterfaceVersion,
+                                                 .name = LIBRARY_NAME,
+                                                 .machine = nullptr,
+                                                 .conv = &fastvision::cuda_conv_kernels};
+  return &library;
+}

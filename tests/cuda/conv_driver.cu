@@ -1,0 +1,301 @@
+// Runs the conv kernels on the emulated GPU, forward and backward, and compares them with
+// conv_reference.h. Inputs are small integers, so that sums are exact in every format and nearly all
+// results, the selection with its many ties included, must be equal to the last bit.
+//
+//   conv_driver CASES SEED   random problems; exit status 1 and a line for each that differs
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+
+#include "conv/cuda/kernels.h"
+#include "conv_reference.h"
+#include "core/gpu.h"
+
+namespace fastvision {
+namespace {
+
+using reference::Values;
+
+// Workspaces of exactly the size asked for, so that AddressSanitizer sees what goes beyond.
+class DriverContext : public Context {
+ public:
+  ~DriverContext() {
+    for (void* p : allocated_) std::free(p);
+  }
+  void* allocate(size_t bytes) override {
+    void* p = nullptr;
+    if (posix_memalign(&p, 64, bytes) != 0) std::abort();
+    std::memset(p, 0xff, bytes);
+    allocated_.push_back(p);
+    return p;
+  }
+
+ protected:
+  void run_parallel(int64_t, RangeBody, const void*) override { std::abort(); }
+
+ private:
+  std::vector<void*> allocated_;
+};
+
+class Random {
+ public:
+  explicit Random(unsigned seed) : engine_(seed) {}
+  int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(engine_); }
+  bool chance(int one_in) { return between(1, one_in) == 1; }
+  template <class T, size_t n>
+  T one_of(const T (&choices)[n]) {
+    return choices[between(0, n - 1)];
+  }
+
+ private:
+  std::mt19937 engine_;
+};
+
+struct Problem {
+  ConvPool2d p;
+  bool with_bias, training, channels_last, unaligned, with_nan;
+};
+
+ImageStrides dense_strides(bool channels_last, int64_t channels, int64_t height, int64_t width) {
+  if (channels_last) return {channels * height * width, 1, channels * width, channels};
+  return {channels * height * width, height * width, width, 1};
+}
+
+int64_t pooled_size(Random& random, int64_t size, int64_t kernel, int64_t stride, int64_t pad) {
+  int64_t pooled = (size + 2 * pad - kernel) / stride + 1;
+  const bool ceil_mode = random.chance(2);
+  if (ceil_mode && (size + 2 * pad - kernel) % stride != 0 && pooled * stride < size + pad) ++pooled;
+  return pooled;
+}
+
+void choose_pool(Random& random, ConvPool2d& p) {
+  p.pool = random.one_of({Pool::none, Pool::max, Pool::max, Pool::avg});
+  p.activation = random.chance(4) ? Activation::none : Activation::relu;
+  p.count_include_pad = random.chance(2);
+  if (p.pool == Pool::none) return;
+  const int largest = static_cast<int>(std::min<int64_t>({p.conv_h, p.conv_w, 4}));
+  p.pool_kernel_h = random.chance(2) ? std::min(2, largest) : random.between(1, largest);
+  p.pool_kernel_w = random.chance(2) ? p.pool_kernel_h : random.between(1, largest);
+  p.pool_stride_h = random.between(1, 3);
+  p.pool_stride_w = random.between(1, 3);
+  p.pool_pad_h = random.between(0, static_cast<int>(p.pool_kernel_h / 2));
+  p.pool_pad_w = random.between(0, static_cast<int>(p.pool_kernel_w / 2));
+}
+
+Problem random_problem(Random& random) {
+  Problem problem{};
+  ConvPool2d& p = problem.p;
+  p.dtype = random.one_of({DType::f32, DType::f16, DType::bf16});
+  p.allow_tf32 = p.dtype == DType::f32 && random.chance(2);
+  p.batch = random.between(1, 3);
+  p.in_channels = random.one_of({1, 2, 3, 4, 7, 8, 16, 24, 33});
+  p.out_channels = random.one_of({1, 3, 8, 16, 31, 32, 33, 40, 65, 72});
+  p.kernel_h = random.between(1, 4);
+  p.kernel_w = random.chance(2) ? p.kernel_h : random.between(1, 5);
+  p.stride_h = random.one_of({1, 1, 2, 3});
+  p.stride_w = random.chance(2) ? p.stride_h : random.between(1, 3);
+  p.dilation_h = random.one_of({1, 1, 2});
+  p.dilation_w = random.one_of({1, 1, 2, 3});
+  p.pad_top = random.between(0, 2);
+  p.pad_left = random.between(0, 3);
+  const int64_t bottom = random.between(0, 2), right = random.between(0, 2);
+  p.in_h = p.dilation_h * (p.kernel_h - 1) + random.between(1, 14);
+  p.in_w = p.dilation_w * (p.kernel_w - 1) + random.between(1, 14);
+  p.conv_h = (p.in_h + p.pad_top + bottom - p.dilation_h * (p.kernel_h - 1) - 1) / p.stride_h + 1;
+  p.conv_w = (p.in_w + p.pad_left + right - p.dilation_w * (p.kernel_w - 1) - 1) / p.stride_w + 1;
+  choose_pool(random, p);
+  p.out_h = pooled_size(random, p.conv_h, p.pool_kernel_h, p.pool_stride_h, p.pool_pad_h);
+  p.out_w = pooled_size(random, p.conv_w, p.pool_kernel_w, p.pool_stride_w, p.pool_pad_w);
+  problem.channels_last = random.chance(2);
+  problem.with_bias = !random.chance(4);
+  problem.training = selection_fits(p) && !random.chance(3);
+  problem.unaligned = random.chance(6);
+  problem.with_nan = random.chance(6);
+  p.input_strides = dense_strides(problem.channels_last, p.in_channels, p.in_h, p.in_w);
+  p.output_strides = dense_strides(problem.channels_last, p.out_channels, p.out_h, p.out_w);
+  return problem;
+}
+
+std::string describe(const Problem& problem) {
+  const ConvPool2d& p = problem.p;
+  const char* const dtypes[] = {"f32", "bf16", "f16"};
+  const char* const pools[] = {"none", "max", "avg"};
+  char text[512];
+  std::snprintf(text, sizeof text,
+                "%s%s %s batch %ld in %ldx%ldx%ld out %ld kernel %ldx%ld stride %ldx%ld pad %ld,%ld dilation %ldx%ld "
+                "conv %ldx%ld relu %d pool %s %ldx%ld stride %ldx%ld pad %ldx%ld%s%s%s%s",
+                dtypes[static_cast<int>(p.dtype)], p.allow_tf32 ? " tf32" : "",
+                problem.channels_last ? "channels_last" : "contiguous", p.batch, p.in_channels, p.in_h, p.in_w,
+                p.out_channels, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w, p.pad_top, p.pad_left, p.dilation_h,
+                p.dilation_w, p.conv_h, p.conv_w, p.activation == Activation::relu, pools[static_cast<int>(p.pool)],
+                p.pool_kernel_h, p.pool_kernel_w, p.pool_stride_h, p.pool_stride_w, p.pool_pad_h, p.pool_pad_w,
+                problem.with_bias ? " bias" : "", problem.training ? " training" : "",
+                problem.unaligned ? " unaligned" : "", problem.with_nan ? " nan" : "");
+  return text;
+}
+
+Values random_values(Random& random, int64_t count, int largest) {
+  Values values(count);
+  for (double& value : values) value = random.between(-largest, largest);
+  return values;
+}
+
+// Dense storage in the kernels' type, of exactly the tensor's size; `unaligned` moves it off 16-byte boundaries.
+template <class Element>
+class Tensor {
+ public:
+  explicit Tensor(int64_t count, bool unaligned = false)
+      : count_(count), offset_(unaligned ? 1 : 0), storage_(new Element[count + offset_]) {
+    for (int64_t i = 0; i < count; ++i) data()[i] = gpu::from_float<Element>(std::nanf(""));
+  }
+  Element* data() { return storage_.get() + offset_; }
+  double at(int64_t i) const { return gpu::to_float(storage_[i + offset_]); }
+  void set(int64_t i, double value) { data()[i] = gpu::from_float<Element>(static_cast<float>(value)); }
+  int64_t size() const { return count_; }
+
+ private:
+  int64_t count_, offset_;
+  std::unique_ptr<Element[]> storage_;
+};
+
+// Position in memory of each element of a dense (batch, channel, row, column) tensor.
+std::vector<int64_t> layout(const ImageStrides& s, int64_t batch, int64_t channels, int64_t height, int64_t width) {
+  std::vector<int64_t> places;
+  for (int64_t n = 0; n < batch; ++n)
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t y = 0; y < height; ++y)
+        for (int64_t x = 0; x < width; ++x) places.push_back(n * s.n + c * s.c + y * s.h + x * s.w);
+  return places;
+}
+
+std::vector<int64_t> dense_layout(int64_t count) {
+  std::vector<int64_t> places(count);
+  for (int64_t i = 0; i < count; ++i) places[i] = i;
+  return places;
+}
+
+template <class Element>
+Tensor<Element> upload(const Values& values, const std::vector<int64_t>& places, bool unaligned = false) {
+  Tensor<Element> tensor(static_cast<int64_t>(values.size()), unaligned);
+  for (size_t i = 0; i < values.size(); ++i) tensor.set(places[i], values[i]);
+  return tensor;
+}
+
+template <class Element>
+bool equal(const char* what, const Tensor<Element>& tensor, const std::vector<int64_t>& places, const Values& expected,
+           double tolerance) {
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double got = tensor.at(places[i]);
+    const double want = gpu::to_float(gpu::from_float<Element>(static_cast<float>(expected[i])));
+    if (std::isnan(want) ? std::isnan(got) : std::fabs(got - want) <= tolerance * (std::fabs(want) + 1)) continue;
+    std::printf("%s[%zu] = %.9g, expected %.9g: ", what, i, got, want);
+    return false;
+  }
+  return true;
+}
+
+// Averages and what follows from them are rounded; everything else is exact.
+template <class Element>
+double tolerance_of(const ConvPool2d& p) {
+  if (p.pool != Pool::avg) return 0;
+  return std::is_same_v<Element, float> ? 1e-5 : std::is_same_v<Element, __half> ? 1e-2 : 6e-2;
+}
+
+template <class Element>
+bool check_backward(const Problem& problem, Random& random, const reference::Forward& forward, Tensor<Element>& input,
+                    Tensor<Element>& weight, const Values& inputs, const Values& weights) {
+  const ConvPool2d& p = problem.p;
+  const auto in_places = layout(p.input_strides, p.batch, p.in_channels, p.in_h, p.in_w);
+  const auto out_places = layout(p.output_strides, p.batch, p.out_channels, p.out_h, p.out_w);
+  const auto conv_strides = dense_strides(true, p.out_channels, p.conv_h, p.conv_w);
+  const auto conv_places = layout(conv_strides, p.batch, p.out_channels, p.conv_h, p.conv_w);
+  const Values gradients = random_values(random, static_cast<int64_t>(forward.output.size()), 2);
+  Tensor<Element> grad_output = upload<Element>(gradients, out_places);
+  const uint8_t* selection = needs_selection(p) ? forward.selection.data() : nullptr;
+
+  DriverContext context;
+  Tensor<Element> grad_conv(static_cast<int64_t>(conv_places.size()));
+  Tensor<Element> grad_input(input.size()), grad_weight(weight.size()), grad_bias(p.out_channels);
+  const char* error = cuda_conv_kernels.unpool(p, grad_output.data(), selection, grad_conv.data(), context);
+  if (error == nullptr) {
+    error = cuda_conv_kernels.backward(p,
+                                       {grad_output.data(), selection, input.data(), weight.data(), grad_input.data(),
+                                        grad_weight.data(), grad_bias.data()},
+                                       context);
+  }
+  if (error != nullptr) {
+    std::printf("%s: ", error);
+    return false;
+  }
+  const double tolerance = tolerance_of<Element>(p);
+  const Values expected_conv = reference::unpool(p, gradients, forward.selection);
+  const reference::Backward expected = reference::backward(p, expected_conv, inputs, weights);
+  return equal("grad_conv", grad_conv, conv_places, expected_conv, tolerance) &&
+         equal("grad_input", grad_input, in_places, expected.input, tolerance) &&
+         equal("grad_weight", grad_weight, dense_layout(weight.size()), expected.weight, 8 * tolerance) &&
+         equal("grad_bias", grad_bias, dense_layout(p.out_channels), expected.bias, 8 * tolerance);
+}
+
+template <class Element>
+bool check(const Problem& problem, Random& random) {
+  const ConvPool2d& p = problem.p;
+  const auto in_places = layout(p.input_strides, p.batch, p.in_channels, p.in_h, p.in_w);
+  const auto out_places = layout(p.output_strides, p.batch, p.out_channels, p.out_h, p.out_w);
+  Values inputs = random_values(random, static_cast<int64_t>(in_places.size()), 2);
+  if (problem.with_nan) inputs[random.between(0, static_cast<int>(inputs.size()) - 1)] = std::nan("");
+  const Values weights = random_values(random, p.out_channels * p.in_channels * p.kernel_h * p.kernel_w, 1);
+  const Values biases = random_values(random, p.out_channels, 3);
+  Tensor<Element> input = upload<Element>(inputs, in_places, problem.unaligned);
+  Tensor<Element> weight = upload<Element>(weights, dense_layout(static_cast<int64_t>(weights.size())));
+  Tensor<Element> bias = upload<Element>(biases, dense_layout(p.out_channels));
+
+  DriverContext context;
+  Tensor<Element> output(static_cast<int64_t>(out_places.size()));
+  const bool selects = problem.training && needs_selection(p);
+  std::vector<uint8_t> selection(selects ? out_places.size() : 0);
+  const char* error = cuda_conv_kernels.forward(p,
+                                                {input.data(), weight.data(), problem.with_bias ? bias.data() : nullptr,
+                                                 output.data(), selects ? selection.data() : nullptr},
+                                                context);
+  if (error != nullptr) {
+    std::printf("%s: ", error);
+    return false;
+  }
+  const reference::Forward expected = reference::forward(p, inputs, weights, problem.with_bias ? &biases : nullptr);
+  if (!equal("output", output, out_places, expected.output, tolerance_of<Element>(p))) return false;
+  if (selects && selection != expected.selection) {
+    std::printf("selection differs: ");
+    return false;
+  }
+  return !problem.training || check_backward(problem, random, expected, input, weight, inputs, weights);
+}
+
+bool check(const Problem& problem, Random& random) {
+  if (!cuda_conv_kernels.supports(problem.p)) {
+    std::printf("not supported: ");
+    return false;
+  }
+  if (problem.p.dtype == DType::f32) return check<float>(problem, random);
+  return problem.p.dtype == DType::f16 ? check<__half>(problem, random) : check<__nv_bfloat16>(problem, random);
+}
+
+}  // namespace
+}  // namespace fastvision
+
+int main(int count, char** arguments) {
+  if (count != 3) return 2;
+  fastvision::Random random(static_cast<unsigned>(std::atoi(arguments[2])));
+  const int cases = std::atoi(arguments[1]);
+  int wrong = 0;
+  for (int i = 0; i < cases; ++i) {
+    const fastvision::Problem problem = fastvision::random_problem(random);
+    if (fastvision::check(problem, random)) continue;
+    std::printf("%s\n", describe(problem).c_str());
+    ++wrong;
+  }
+  std::printf("%d of %d problems differ\n", wrong, cases);
+  return wrong != 0;
+}
