@@ -18,6 +18,7 @@ struct ConvPool2d {
 
   int64_t batch = 0, in_channels = 0, in_h = 0, in_w = 0;
   int64_t out_channels = 0, kernel_h = 0, kernel_w = 0;  // weight: (out, in / groups, kh, kw), contiguous
+  bool channels_last_weight = false;                     // or channels_last, where the library reads it
   int64_t stride_h = 1, stride_w = 1;
   int64_t pad_top = 0, pad_left = 0;  // bottom and right padding follow from conv_h and conv_w
   int64_t dilation_h = 1, dilation_w = 1;

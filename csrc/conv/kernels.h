@@ -46,6 +46,8 @@ struct ConvKernels {
   // from that of the pooled output: what stock convolution backward takes.
   const char* (*unpool)(const ConvPool2d&, const void* grad_output, const uint8_t* selection, void* grad_conv,
                         Context&);
+
+  bool reads_channels_last_weight = false;
 };
 
 }  // namespace fastvision

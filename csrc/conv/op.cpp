@@ -84,8 +84,15 @@ ConvPool2d describe(const ConvPool2dOptions& o, const Tensor& input, const Tenso
   p.out_w = shape.out_w;
   p.input_strides = strides_of(p.in_channels, p.in_h, p.in_w, format);
   p.output_strides = strides_of(p.out_channels, p.out_h, p.out_w, format);
+  p.channels_last_weight = kernels_for(input.device())->reads_channels_last_weight &&
+                           weight.is_contiguous(at::MemoryFormat::ChannelsLast) && !weight.is_contiguous();
   p.allow_tf32 = input.is_cuda() && at::globalContext().allowTF32CuDNN();
   return p;
+}
+
+// The weight in memory as the problem says.
+Tensor dense_weight(const ConvPool2d& p, const Tensor& weight) {
+  return weight.contiguous(p.channels_last_weight ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
 }
 
 std::vector<int64_t> output_sizes(const ConvPool2d& p) {
@@ -105,7 +112,7 @@ Tensor run_forward(const ConvPool2d& p, at::MemoryFormat format, const Tensor& i
                    const OptionalTensor& bias, const Tensor& selection) {
   const c10::DeviceGuard guard(input.device());
   const Tensor x = input.contiguous(format);
-  const Tensor w = weight.contiguous();
+  const Tensor w = dense_weight(p, weight);
   const Tensor b = bias && bias->defined() ? bias->contiguous() : Tensor();
   Tensor output = empty_result(output_sizes(p), input.options(), format);
   TorchContext context(input.device());
@@ -189,7 +196,7 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_pool2d_backward(const ConvPool2dOption
   const ConvGradients own = kernels.supported_gradients(p);
   const Tensor g = grad_output.contiguous(format);
   const Tensor x = input.contiguous(format);
-  const Tensor w = weight.contiguous();
+  const Tensor w = dense_weight(p, weight);
   const uint8_t* chosen = selection.numel() ? selection.const_data_ptr<uint8_t>() : nullptr;
   TorchContext context(input.device());
 

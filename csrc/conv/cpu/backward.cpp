@@ -26,24 +26,27 @@ ConvPool2d adjoint_problem(const ConvPool2d& p) {
   a.pool_kernel_h = a.pool_kernel_w = a.pool_stride_h = a.pool_stride_w = 1;
   a.pool_pad_h = a.pool_pad_w = 0;
   a.output_strides = p.input_strides;
+  a.channels_last_weight = true;  // as flip_weight() makes it
   return a;
 }
 
-// (out, in, kh, kw) to (in, out, kh, kw) with the kernel turned by 180 degrees, group by group.
+// The adjoint's weight, (in, kh, kw, out), with the kernel turned by 180 degrees, group by group.
 template <class T>
-void flip_weight(const ConvPool2d& p, const T* weight, T* flipped) {
+void flip_weight(const ConvPool2d& p, const T* weight, T* flipped, Context& context) {
   const int64_t in = p.in_channels / p.groups;
   const int64_t out = p.out_channels / p.groups;
   const int64_t window = p.kernel_h * p.kernel_w;
-  for (int64_t g = 0; g < p.groups; ++g) {
-    for (int64_t i = 0; i < in; ++i) {
-      for (int64_t o = 0; o < out; ++o) {
-        const T* from = weight + ((g * out + o) * in + i) * window;
-        T* to = flipped + ((g * in + i) * out + o) * window;
-        std::reverse_copy(from, from + window, to);
+  const int64_t channel_stride = p.channels_last_weight ? 1 : window;
+  const int64_t tap_stride = p.channels_last_weight ? in : 1;
+  context.parallel_for(p.in_channels, [&](int64_t begin, int64_t end) {
+    for (int64_t channel = begin; channel < end; ++channel) {
+      const T* from = weight + channel / in * out * in * window + channel % in * channel_stride;
+      for (int64_t tap = 0; tap < window; ++tap) {
+        T* to = flipped + (channel * window + window - 1 - tap) * out;
+        for (int64_t o = 0; o < out; ++o) to[o] = from[o * in * window + tap * tap_stride];
       }
     }
-  }
+  });
 }
 
 void grad_input(const ConvPool2d& p, const ConvPool2dBackward& tensors, Context& context) {
@@ -51,8 +54,9 @@ void grad_input(const ConvPool2d& p, const ConvPool2dBackward& tensors, Context&
   const DirectPlan plan = make_direct_plan(adjoint, kLanes, InputChoice::interleaved_strip);
   const int64_t weights = p.out_channels * (p.in_channels / p.groups) * p.kernel_h * p.kernel_w;
   void* flipped = context.allocate(weights * size_of(p.dtype));
-  visit_dtype(p.dtype,
-              [&]<class T>() { flip_weight(p, static_cast<const T*>(tensors.weight), static_cast<T*>(flipped)); });
+  visit_dtype(p.dtype, [&]<class T>() {
+    flip_weight(p, static_cast<const T*>(tensors.weight), static_cast<T*>(flipped), context);
+  });
   const GradientStrips strips(p, adjoint, plan, {tensors.grad_output, tensors.selection});
   run({adjoint, plan, strips, nullptr, tensors.grad_input, nullptr}, flipped, nullptr, context);
 }

@@ -17,8 +17,14 @@ bool supports(const ConvPool2d& p) {
 }  // namespace
 
 const ConvKernels* conv_cpu_kernels() {
-  static const ConvKernels kernels{&supports, &direct_supported_gradients, &direct_forward, &direct_backward,
-                                   &direct_unpool};
+  static const ConvKernels kernels{
+      .supports = &supports,
+      .supported_gradients = &direct_supported_gradients,
+      .forward = &direct_forward,
+      .backward = &direct_backward,
+      .unpool = &direct_unpool,
+      .reads_channels_last_weight = true,
+  };
   return &kernels;
 }
 

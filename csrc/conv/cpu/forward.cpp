@@ -66,12 +66,17 @@ class BandWorker {
   BandWorker(const DirectConvolution& work, const PackedLayer& layer, float* memory)
       : work_(work), p_(work.problem), plan_(work.plan), layer_(layer), scratch_(p_, plan_, memory) {}
 
-  // Output rows [first, last) of all channels of a group.
-  void run(int64_t image, int64_t group, int64_t first, int64_t last) {
-    image_ = image;
+  // One unit of work: a band of output rows of some blocks of channels.
+  void run(int64_t unit) {
+    const int64_t set = unit % plan_.block_sets;
+    const int64_t band = unit / plan_.block_sets % plan_.bands;
+    const int64_t group = unit / plan_.block_sets / plan_.bands % p_.groups;
+    image_ = unit / plan_.block_sets / plan_.bands / p_.groups;
+    const int64_t first = band * plan_.band_rows;
+    const int64_t last = std::min(first + plan_.band_rows, p_.out_h);
     const RowRange rows = conv_rows(p_, first, last);
     locate_input(group, rows);
-    for (int64_t b = 0; b < plan_.blocks; ++b) {
+    for (int64_t b = plan_.blocks * set / plan_.block_sets; b < plan_.blocks * (set + 1) / plan_.block_sets; ++b) {
       const int64_t channel = b * plan_.block_channels;
       const int64_t number = group * plan_.blocks + b;
       block_ = {layer_.weights + number * plan_.tap_count * plan_.block_channels,
@@ -172,16 +177,10 @@ void run(const DirectConvolution& work, const void* weight, const void* bias, Co
   const ConvPool2d& p = work.problem;
   const DirectPlan& plan = work.plan;
   const PackedLayer layer = pack_layer(p, plan, weight, bias, context);
-  const int64_t units = p.batch * p.groups * plan.bands;
-  context.parallel_for(units, [&](int64_t begin, int64_t end) {
+  context.parallel_for(p.batch * p.groups * plan.bands * plan.block_sets, [&](int64_t begin, int64_t end) {
     FloatScratch scratch(BandScratch::size(p, plan));
     BandWorker worker(work, layer, scratch.data());
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t band = unit % plan.bands;
-      const int64_t group = unit / plan.bands % p.groups;
-      const int64_t first = band * plan.band_rows;
-      worker.run(unit / plan.bands / p.groups, group, first, std::min(first + plan.band_rows, p.out_h));
-    }
+    for (int64_t unit = begin; unit < end; ++unit) worker.run(unit);
   });
 }
 

@@ -15,8 +15,13 @@ constexpr int64_t kMaxChain = 128;
 // A strip this large leaves room in L2 for the weights and the output rows.
 constexpr int64_t kStripBytes = 256 * 1024;
 
-// Below this much work a second thread costs more than it saves.
+// Units of work that a problem is cut into, if it has fewer by itself, so that more threads than
+// one find something to do. Below kSmallProblem a second thread costs more than it saves.
+constexpr int64_t kUnits = 4;
 constexpr int64_t kSmallProblem = 1 << 20;  // multiply-adds
+
+// Every band streams all weights through L2 once: bands are cut for threads only while those are few.
+constexpr int64_t kFewWeightBytes = 256 * 1024;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -75,11 +80,15 @@ void choose_bands(const ConvPool2d& p, DirectPlan& plan) {
   const int64_t fixed_rows = strip_rows(p, p.pool_kernel_h);
   const int64_t rows_per_output = p.pool_stride_h * p.stride_h;
   const int64_t rows_that_fit = std::max<int64_t>(kStripBytes / row_bytes - fixed_rows, 0) / rows_per_output + 1;
-  const int64_t work = p.batch * p.conv_h * p.conv_w * plan.tap_count * p.out_channels;
-  const int64_t wanted_bands =
-      work < kSmallProblem ? 1 : std::max(ceil_div(p.out_h, rows_that_fit), ceil_div(8, p.batch));
-  plan.band_rows = ceil_div(p.out_h, std::min(wanted_bands, p.out_h));
+  int64_t bands = ceil_div(p.out_h, rows_that_fit);
+  const int64_t images = std::max<int64_t>(p.batch * p.groups, 1);
+  const bool small = p.conv_h * p.conv_w * plan.tap_count * p.out_channels < kSmallProblem / images;
+  const int64_t wanted = small ? 1 : ceil_div(kUnits, images);
+  const bool few_weights = 4 * plan.tap_count * plan.group_out_channels <= kFewWeightBytes;
+  if (few_weights) bands = std::max(bands, wanted);
+  plan.band_rows = ceil_div(p.out_h, std::min(bands, p.out_h));
   plan.bands = ceil_div(p.out_h, plan.band_rows);
+  plan.block_sets = std::min(plan.blocks, ceil_div(wanted, plan.bands));
   plan.max_band_conv_rows = std::min((plan.band_rows - 1) * p.pool_stride_h + p.pool_kernel_h, p.conv_h);
   plan.max_strip_rows = strip_rows(p, plan.max_band_conv_rows);
 }

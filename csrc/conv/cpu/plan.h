@@ -37,6 +37,7 @@ struct DirectPlan {
   int64_t blocks;          // such blocks per group
   int64_t band_rows;       // output rows that share a strip
   int64_t bands;
+  int64_t block_sets;  // the blocks of a band are cut into this many units of work
   int64_t max_strip_rows;
   int64_t max_band_conv_rows;
 

@@ -18,6 +18,22 @@ struct Window {
   PoolSpan rows, columns;
 };
 
+// The maximum of a window without NaN or infinity; false if it may have one.
+bool finite_max_window(const ConvPool2d& p, const PoolInput& in, const Window& w, int64_t channel, float* output) {
+  Vec best(-std::numeric_limits<float>::infinity());
+  Vec suspect(0.f);
+  for (int64_t r = 0; r < w.rows.end - w.rows.begin; ++r) {
+    const float* row = in.rows[r] + w.columns.begin * in.pixel + channel;
+    for (int64_t c = 0; c < w.columns.end - w.columns.begin; ++c) {
+      const Vec value = Vec::loadu(row + c * in.pixel);
+      best = max_keeping_second(best, value);
+      suspect = suspect + value;
+    }
+  }
+  (p.activation == Activation::relu ? relu(best) : best).store(output);
+  return !suspect.has_inf_nan();
+}
+
 template <bool Select>
 void max_window(const ConvPool2d& p, const PoolInput& in, const Window& w, int64_t channel, float* output,
                 float* code) {
@@ -73,8 +89,8 @@ void pool_row_of(const ConvPool2d& p, const PoolInput& in, int64_t vectors, cons
       float* code = Select ? out.codes + x * out.code_pixel + channel : nullptr;
       if (p.pool == Pool::avg) {
         avg_window<Select>(p, in, window, channel, value, code);
-      } else {  // no pool is the maximum over a window of one
-        max_window<Select>(p, in, window, channel, value, code);
+      } else if (Select || !finite_max_window(p, in, window, channel, value)) {
+        max_window<Select>(p, in, window, channel, value, code);  // no pool is the maximum over a window of one
       }
     }
   }
