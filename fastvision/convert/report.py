@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from fastvision.convert.runs import Run, find_runs, obstacle
 from fastvision.convert.sequential import FusedForward, flatten, runs_its_children
@@ -69,7 +70,7 @@ def _rows(module: nn.Module, alone: str, names: dict[nn.Module, str], seen: set[
     if module in seen:
         return
     seen.add(module)
-    if not module._modules:
+    if not module._modules or parametrize.is_parametrized(module):
         yield _unfused_row(module, obstacle(module) or alone, names)
     elif _runs_as_one(module):
         yield from _sequential_rows(module, names, seen)

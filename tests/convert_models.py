@@ -1,0 +1,54 @@
+"""Models and instruments that the tests of fastvision.convert share."""
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class OperatorCounter(TorchDispatchMode):
+    """Counts the calls of the fused operator."""
+
+    def __enter__(self):
+        self.fused = 0
+        return super().__enter__()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.fused += function._schema.name == "fastvision::conv2d_pool2d"
+        return function(*args, **(kwargs or {}))
+
+
+def fused_calls(model, input):
+    """How many calls of the fused operator one forward makes."""
+    with torch.no_grad(), OperatorCounter() as counter:
+        model(input)
+    return counter.fused
+
+
+def seeded(build, seed=1):
+    """A model with reproducible weights, and statistics in its BatchNorm2d layers that are not the identity."""
+    torch.manual_seed(seed)
+    model = build()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
+                if tensor is not None:
+                    tensor.data.uniform_(0.5, 1.5)
+    return model
+
+
+class Net(nn.Module):
+    """Sequentials inside Sequentials inside a module with a forward of its own."""
+
+    def __init__(self):
+        super().__init__()
+        block = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.features = nn.Sequential(block, nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AvgPool2d(2))
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(8 * 3 * 3, 5))
+        self.stem = nn.Conv2d(3, 3, 1)
+
+    def forward(self, input):
+        return self.head(self.features(self.stem(input)))
+
+
+def conv_norm_relu_pool():
+    return seeded(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)))

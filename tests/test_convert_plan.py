@@ -1,0 +1,192 @@
+"""A converted model follows every change of its layers: modes, hooks, options, weights."""
+
+import pytest
+import torch
+from convert_models import Net, conv_norm_relu_pool, fused_calls, seeded
+from torch import nn
+from torch.nn.utils import parametrizations
+from torch.testing import assert_close
+
+from fastvision.convert import convert, explain
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+
+
+def use_circular_padding(model):
+    model[0].padding_mode = "circular"
+    model[0]._reversed_padding_repeated_twice = [1, 1, 1, 1]
+
+
+def use_weight_norm(model):
+    parametrizations.weight_norm(model[0])
+    model[0].parametrizations.weight.original0.data.mul_(2)
+
+
+def remove_statistics(model):
+    model[1].running_mean = model[1].running_var = None
+
+
+CHANGES = {
+    "conv stride": lambda m: setattr(m[0], "stride", (2, 2)),
+    "conv padding": lambda m: setattr(m[0], "padding", (2, 2)),
+    "conv dilation": lambda m: setattr(m[0], "dilation", (2, 2)),
+    "conv padding_mode": use_circular_padding,
+    "weight data": lambda m: m[0].weight.data.mul_(2),
+    "weight replaced": lambda m: setattr(m[0], "weight", nn.Parameter(torch.ones(8, 3, 3, 3))),
+    "bias removed": lambda m: setattr(m[0], "bias", None),
+    "running_mean data": lambda m: m[1].running_mean.data.add_(1),
+    "running_var replaced": lambda m: setattr(m[1], "running_var", torch.ones(8)),
+    "statistics removed": remove_statistics,
+    "norm weight data": lambda m: m[1].weight.data.fill_(3),
+    "norm bias data": lambda m: m[1].bias.data.fill_(3),
+    "norm weight removed": lambda m: setattr(m[1], "weight", None),
+    "eps": lambda m: setattr(m[1], "eps", 0.5),
+    "norm training": lambda m: m[1].train(),
+    "pool kernel_size": lambda m: setattr(m[3], "kernel_size", 3),
+    "pool stride": lambda m: setattr(m[3], "stride", 1),
+    "pool padding": lambda m: setattr(m[3], "padding", 1),
+    "pool dilation": lambda m: setattr(m[3], "dilation", 2),
+    "pool ceil_mode": lambda m: setattr(m[3], "ceil_mode", True),
+    "forward replaced": lambda m: setattr(m[2], "forward", lambda input: input - 1),
+    "class replaced": lambda m: setattr(m[2], "__class__", nn.Tanh),
+    "double": lambda m: m.double(),
+    "parametrized": use_weight_norm,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_plan_is_never_stale(change):
+    model = conv_norm_relu_pool().eval()
+    converted = convert(model)
+    input = torch.randn(2, 3, 13, 13)
+    before = converted(input)
+    assert fused_calls(converted, input) == 1
+    change(model)
+    change(converted)
+    input = input.to(model[0].weight.dtype)
+    after = converted(input)
+    assert_close(after, model(input), rtol=1e-4, atol=1e-5)
+    assert after.dtype != before.dtype or after.shape != before.shape or not torch.allclose(after, before, atol=1e-3)
+
+
+def test_average_pool_options_are_never_stale(images):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d(3, padding=1))
+    converted = convert(model)
+    for name, value in (("count_include_pad", False), ("divisor_override", 5), ("stride", 1), ("padding", 0)):
+        before = converted(images)
+        for module in (model, converted):
+            setattr(module[2], name, value)
+        after = converted(images)
+        assert_close(after, model(images))
+        assert after.shape != before.shape or not torch.equal(after, before)
+
+
+def test_batch_norm_in_train_and_eval_mode(images):
+    model = conv_norm_relu_pool()
+    converted = convert(model)
+    for mode, calls in ((True, 0), (False, 1), (True, 0), (False, 1)):
+        model.train(mode)
+        converted.train(mode)
+        assert fused_calls(converted, images) == calls
+        model(images)
+        assert_close(converted.state_dict(), model.state_dict())
+        assert_close(converted(images), model(images))
+        assert_close(converted.state_dict(), model.state_dict())
+
+
+def test_dropout_in_train_and_eval_mode(images):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Dropout(), nn.MaxPool2d(2))
+    converted = convert(model)
+    torch.manual_seed(4)
+    expected = model(images)
+    torch.manual_seed(4)
+    assert_close(converted(images), expected)
+    assert not torch.equal(converted(images), converted(images))
+    assert_close(converted.eval()(images), model.eval()(images))
+
+
+def test_batch_norm_that_does_not_fit_raises_as_stock(images):
+    converted = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(1)).eval())
+    with pytest.raises(RuntimeError, match="running_mean should contain 4 elements not 1"):
+        converted(images)
+
+
+def test_batch_norm_is_only_folded_where_that_is_less_work():
+    model = nn.Sequential(nn.Conv2d(64, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    converted = convert(model)
+    # 576 weights per output channel: folded from 36 pixels on.
+    for size, calls in ((5, 0), (6, 1), (0, 0)):
+        input = torch.randn(1 if size else 0, 64, size or 6, size or 6)
+        assert fused_calls(converted, input) == calls
+        assert_close(converted(input), model(input))
+
+
+def test_batch_norm_in_half_precision_is_not_folded(images):
+    model = conv_norm_relu_pool().eval().bfloat16()
+    converted = convert(model)
+    assert torch.equal(converted(images.bfloat16()), model(images.bfloat16()))
+    assert fused_calls(converted, images.bfloat16()) == 0
+    assert explain(converted).rows[0].reason == (
+        "is in torch.bfloat16: folding BatchNorm2d would round the weights once more"
+    )
+    assert fused_calls(converted.float(), images) == 1
+
+
+HOOKS = {
+    "forward": lambda module, seen: module.register_forward_hook(lambda *_: seen.append(1)),
+    "forward_pre": lambda module, seen: module.register_forward_pre_hook(lambda *_: seen.append(1)),
+    "full_backward": lambda module, seen: module.register_full_backward_hook(lambda *_: seen.append(1)),
+    "full_backward_pre": lambda module, seen: module.register_full_backward_pre_hook(lambda *_: seen.append(1)),
+}
+
+
+@pytest.mark.parametrize("register", HOOKS.values(), ids=HOOKS)
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_hooks_on_a_layer_run(layer, register, images):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
+    converted = convert(model)
+    expected = model(images)
+    assert fused_calls(converted, images) == 1
+    seen = []
+    handle = register(converted[layer], seen)
+    output = converted(images.requires_grad_())
+    output.sum().backward()
+    assert seen == [1]
+    assert_close(output, expected)
+    handle.remove()
+    assert fused_calls(converted, images) == 1
+
+
+def test_hooks_in_a_new_dictionary_run(images):
+    converted = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    converted(images)
+    converted[1]._forward_hooks = type(converted[1]._forward_hooks)()
+    converted(images)
+    seen = []
+    converted[1].register_forward_hook(lambda *_: seen.append(1))
+    converted(images)
+    assert seen == [1]
+
+
+def test_hooks_on_an_inner_sequential_run(images):
+    net = seeded(Net)
+    converted = convert(net).eval()
+    converted(images)
+    shapes = []
+    converted.features[0].register_forward_hook(lambda module, arguments, output: shapes.append(output.shape))
+    assert_close(converted(images), net.eval()(images))
+    assert shapes == [(2, 8, 16, 16)]
+
+
+def test_global_hooks_see_every_layer(images):
+    converted = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)))
+    names = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: names.append(type(module).__name__))
+    try:
+        converted(images)
+    finally:
+        handle.remove()
+    assert names == ["Conv2d", "ReLU", "MaxPool2d", "FusedSequential"]
