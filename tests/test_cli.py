@@ -98,7 +98,12 @@ def test_demo(idx_directory, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run("demo", "--data", idx_directory, "--epochs", 2, "--threads", 1, "--out", "results/new")
     assert result.exit_code == 0, result.output
-    for text in ("images: 48 images to train, 16 to test, 8x8, 1 channel, 2 classes", "epoch 2/2", "1 threads", "2.0"):
+    for text in (
+        "images: 48 images to train, 16 to test, 8x8, 1 channel, 2 classes",
+        "epoch 2/2",
+        "after 2 epochs, 1 thread",
+        "2.0",
+    ):
         assert text in result.stdout
     assert (tmp_path / "results" / "new" / "predictions.png").read_bytes().startswith(b"\x89PNG")
     assert torch.get_num_threads() == 1
@@ -141,7 +146,7 @@ def test_default_epochs(images, epochs):
 def rendered_rows(result: Comparison) -> dict[str, list[str]]:
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(demo.results_table(result, epochs=1))
+        console.print(demo.results_table(result))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capture.get().splitlines() if "│" in line]
     return {row[0]: row[1:] for row in rows}
 
@@ -151,12 +156,12 @@ def test_results_table():
         0.975, seconds_per_epoch=2.0, image_latency=40e-6, batch_latency=3e-3, peak_memory=30_000_000
     )
     ours = Implementation(0.975, seconds_per_epoch=0.5, image_latency=10e-6, batch_latency=1e-3, peak_memory=None)
-    rows = rendered_rows(Comparison(stock, ours, 1.5e-6, 20.0, torch.nn.Identity()))
+    rows = rendered_rows(Comparison(stock, ours, 1.5e-6, 20.0, 1, torch.nn.Identity()))
     assert rows["test accuracy"] == ["97.50%", "97.50%", ""]
     assert rows["training, s per epoch"] == ["2.00", "0.50", "4.00"]
     assert rows["latency of 1 image, µs"] == ["40", "10", "4.00"]
     assert rows["latency of 32 images, µs"] == ["3000", "1000", "3.00"]
-    assert rows["peak memory of training, MB"] == ["not known", "not known", ""]
+    assert rows["peak training memory, MB"] == ["not known", "not known", ""]
     assert rows["largest output difference"] == ["", "1.5e-06", ""]
 
 

@@ -205,6 +205,12 @@ def test_compare():
 
 
 @pytest.mark.usefixtures("quick_measurements")
+@pytest.mark.parametrize(("time_limit", "epochs"), [(0, 1), (1000, 3)])
+def test_compare_keeps_a_time_limit(time_limit, epochs):
+    assert training.compare(dark_and_bright(), dark_and_bright(40), 3, time_limit=time_limit).epochs == epochs
+
+
+@pytest.mark.usefixtures("quick_measurements")
 def test_compare_shows_a_difference(monkeypatch):
     """Where fastvision's layers computed something else, the table would say so."""
 

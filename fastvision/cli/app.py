@@ -60,7 +60,9 @@ def demo(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Times to see the training images.", show_default="about 100,000 images in all"),
+        typer.Option(
+            min=1, help="Times to see the training images.", show_default="about 100,000 images in all, or two minutes"
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.", show_default="torch's choice")] = None,
     out: Annotated[Path, typer.Option(help="Directory for the picture of predictions.")] = Path("demo"),

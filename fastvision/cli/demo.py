@@ -1,5 +1,6 @@
 """``fastvision demo``: progress bars, one table, one picture."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -14,22 +15,30 @@ from fastvision.data import ImageDataset
 from fastvision.training.comparison import BATCH_SIZE, Comparison
 from fastvision.training.pictures import draw_predictions
 
-IMAGES_TO_SEE = 100_000  # in all epochs together: well trained, and the demo stays under three minutes
+IMAGES_TO_SEE = 100_000  # in all epochs together: enough to be well trained
 MOST_EPOCHS = 20
+SECONDS_TO_TRAIN = 110  # where the user doesn't say how many epochs: the whole demo ends within three minutes
 LABELS = {"stock": "stock PyTorch", "fastvision": "fastvision"}
 
 
 def run(train_set: ImageDataset, test_set: ImageDataset, epochs: int | None, out: Path, device: str) -> None:
     """Trains, prints the table and writes ``predictions.png`` into `out`, a directory that exists."""
     console = Console()
+    time_limit = math.inf if epochs else SECONDS_TO_TRAIN
     epochs = epochs or default_epochs(len(train_set))
     _describe(console, train_set, test_set, device)
 
     with TrainingBars(console, len(train_set), epochs) as bars:
         comparison = training.compare(
-            train_set, test_set, epochs, device=device, on_batch=bars.update, on_measure=bars.announce
+            train_set,
+            test_set,
+            epochs,
+            device=device,
+            time_limit=time_limit,
+            on_batch=bars.update,
+            on_measure=bars.announce,
         )
-    console.print(results_table(comparison, epochs))
+    console.print(results_table(comparison))
 
     picture = out / "predictions.png"
     draw_predictions(picture, test_set, training.predict(comparison.model, test_set))
@@ -47,13 +56,13 @@ def _describe(console: Console, train_set: ImageDataset, test_set: ImageDataset,
     processor = cpu_name() if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
     console.print(
         f"fastvision {fastvision.__version__} ({capability}), torch {torch.__version__}, {processor}, "
-        f"{torch.get_num_threads()} threads",
+        f"{_count(torch.get_num_threads(), 'thread')}",
         highlight=False,
         soft_wrap=True,
     )
     console.print(
         f"{train_set.name}: {len(train_set):,} images to train, {len(test_set):,} to test, "
-        f"{height}x{width}, {channels} channel{'s' if channels > 1 else ''}, {len(train_set.classes)} classes",
+        f"{height}x{width}, {_count(channels, 'channel')}, {_count(len(train_set.classes), 'class', 'classes')}",
         highlight=False,
         soft_wrap=True,
     )
@@ -103,11 +112,11 @@ class TrainingBars:
             self.progress.stop()
 
 
-def results_table(comparison: Comparison, epochs: int) -> Table:
+def results_table(comparison: Comparison) -> Table:
     """The comparison as a table: a row per measurement, a column per implementation."""
     stock, ours = comparison.stock, comparison.fastvision
     table = Table(
-        title=f"Recognition CNN after {epochs} epoch{'s' if epochs > 1 else ''}, {torch.get_num_threads()} threads"
+        title=f"Recognition CNN after {_count(comparison.epochs, 'epoch')}, {_count(torch.get_num_threads(), 'thread')}"
     )
     table.add_column("")
     table.add_column("stock PyTorch", justify="right")
@@ -118,9 +127,9 @@ def results_table(comparison: Comparison, epochs: int) -> Table:
     _add_quantity(table, "latency of 1 image, µs", stock.image_latency, ours.image_latency, 1e6, ".0f")
     _add_quantity(table, "latency of 32 images, µs", stock.batch_latency, ours.batch_latency, 1e6, ".0f")
     if stock.peak_memory is None or ours.peak_memory is None:
-        table.add_row("peak memory of training, MB", "not known", "not known", "")
+        table.add_row("peak training memory, MB", "not known", "not known", "")
     else:
-        _add_quantity(table, "peak memory of training, MB", stock.peak_memory, ours.peak_memory, 1e-6, ".1f")
+        _add_quantity(table, "peak training memory, MB", stock.peak_memory, ours.peak_memory, 1e-6, ".1f")
     table.add_row("largest output difference", "", f"{comparison.largest_difference:.1e}", "")
     table.caption = (
         f"Times are medians. Memory is what training steps with {BATCH_SIZE} images add, each implementation measured "
@@ -133,3 +142,7 @@ def results_table(comparison: Comparison, epochs: int) -> Table:
 def _add_quantity(table: Table, name: str, stock: float, ours: float, scale: float, form: str) -> None:
     ratio = f"{stock / ours:.2f}" if ours > 0 else ""
     table.add_row(name, f"{stock * scale:{form}}", f"{ours * scale:{form}}", ratio)
+
+
+def _count(number: int, one: str, several: str | None = None) -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"

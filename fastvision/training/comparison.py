@@ -1,6 +1,9 @@
 """Trains the recognition CNN with stock layers and with fastvision's, and measures both."""
 
+import functools
+import math
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -45,6 +48,7 @@ class Comparison:
         stock, fastvision: The two implementations.
         largest_difference: Between the two implementations' scores of the test images, with the same trained weights.
         largest_score: Largest magnitude among these scores, to judge the difference by.
+        epochs: Epochs that both were trained for.
         model: The trained model with fastvision's layers, in eval mode.
     """
 
@@ -52,6 +56,7 @@ class Comparison:
     fastvision: Implementation
     largest_difference: float
     largest_score: float
+    epochs: int
     model: nn.Module
 
 
@@ -62,6 +67,7 @@ def compare(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    time_limit: float = math.inf,
     on_batch: Callable[[str, Progress], None] | None = None,
     on_measure: Callable[[str], None] | None = None,
 ) -> Comparison:
@@ -76,11 +82,13 @@ def compare(
         epochs: Times that each sees the training images.
         seed: Of the weights, the order of the images and dropout.
         device: Where both run.
+        time_limit: Seconds of training. An epoch that would exceed it is not begun, except the first.
         on_batch: Called after each step with the implementation, ``"stock"`` or ``"fastvision"``, and its progress.
         on_measure: Called with what is being measured, when a measurement after training begins.
     """
     models = [build_model(train_set, converted=converted, seed=seed).to(device) for converted in (False, True)]
-    epoch_seconds = _train_in_turns(models, train_set, epochs, seed, on_batch)
+    trainers = [Trainer(model, train_set, batch_size=BATCH_SIZE, seed=seed) for model in models]
+    epoch_seconds = _train_in_turns(trainers, epochs, time_limit, on_batch)
     for model in models:
         model.eval()
 
@@ -99,26 +107,31 @@ def compare(
     memories = [_peak_memory(train_set, converted, device) for converted in (False, True)]
     measured = zip(accuracies, epoch_seconds, image_latencies, batch_latencies, memories, strict=True)
     stock, ours = (Implementation(*values) for values in measured)
-    return Comparison(stock, ours, difference, stock_scores.abs().max().item(), models[1])
+    return Comparison(
+        stock=stock,
+        fastvision=ours,
+        largest_difference=difference,
+        largest_score=stock_scores.abs().max().item(),
+        epochs=trainers[0].epochs_done,
+        model=models[1],
+    )
 
 
 def _train_in_turns(
-    models: list[nn.Module],
-    dataset: ImageDataset,
+    trainers: list[Trainer],
     epochs: int,
-    seed: int,
+    time_limit: float,
     on_batch: Callable[[str, Progress], None] | None,
 ) -> list[float]:
-    """Trains the models; the median seconds per epoch of each."""
-    trainers = [Trainer(model, dataset, batch_size=BATCH_SIZE, seed=seed) for model in models]
-    seconds: list[list[float]] = [[] for _ in models]
-    for _ in range(epochs):
+    """Trains for `epochs` or until the next would exceed the time limit; each trainer's median seconds per epoch."""
+    start = time.perf_counter()
+    seconds: list[list[float]] = [[] for _ in trainers]
+    for epoch in range(epochs):
+        elapsed = time.perf_counter() - start
+        if epoch and elapsed * (epoch + 1) / epoch > time_limit:
+            break
         for name, trainer, durations in zip(NAMES, trainers, seconds, strict=True):
-
-            def report(progress: Progress, name: str = name) -> None:
-                if on_batch:
-                    on_batch(name, progress)
-
+            report = functools.partial(on_batch, name) if on_batch else None
             durations.append(trainer.run_epoch(report).seconds)
     return [statistics.median(durations) for durations in seconds]
 
