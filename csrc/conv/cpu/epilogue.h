@@ -16,7 +16,7 @@ template <int Columns, int Vectors, bool Relu>
 __attribute__((noinline)) void convolve_and_store(const TileInput& in, const DirectPlan& plan, const TileOutput& out) {
   const Tile<Columns, Vectors> tile = convolve<Columns, Vectors>(in, plan);
   for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
-    const Vec sum = tile.sum[row][x][v];
+    const Vec sum = tile.sum[row][x][v] + Vec::loadu(in.bias + v * kLanes);
     (Relu ? max_keeping_second(Vec(0.f), sum) : sum).store(out.row[row] + x * out.pixel + v * kLanes);
   });
 }
@@ -40,15 +40,20 @@ inline FASTVISION_INLINE void for_each_window(F&& f) {
   unroll<Columns / 2 * Vectors>([&](int i) FASTVISION_INLINE { f(i / Vectors * 2, i % Vectors); });
 }
 
-// 2x2 max-pool with stride 2, and ReLU where the problem has it. max(relu(x + b)) = relu(max(x + b)):
-// the pool comes first, on a quarter of the work for what follows.
+// 2x2 max-pool with stride 2, and ReLU where the problem has it. max(relu(x + b)) = relu(max(x) + b):
+// the pool comes first, and leaves a quarter of the work for what follows.
 template <int Columns, int Vectors, bool Relu, bool Select>
 __attribute__((noinline)) void convolve_and_max_pool(const TileInput& in, const DirectPlan& plan, const ConvPool2d& p,
                                                      const PooledRow& out) {
   const Tile<Columns, Vectors> tile = convolve<Columns, Vectors>(in, plan);
   // The processor's max loses NaN, and one that keeps it costs three times as much. A sum over
   // all finds it instead; the second value of a window is kept anyway.
+  Vec bias[Vectors];
   Vec suspect(0.f);
+  unroll<Vectors>([&](int v) FASTVISION_INLINE {
+    bias[v] = Vec::loadu(in.bias + v * kLanes);
+    suspect = suspect + bias[v];
+  });
   for_each_window<Columns, Vectors>([&](int x, int v) FASTVISION_INLINE {
     suspect = suspect + (tile.sum[0][x][v] + (tile.sum[1][x][v] + tile.sum[1][x + 1][v]));
     if constexpr (Select) suspect = suspect + tile.sum[0][x + 1][v];
@@ -56,7 +61,7 @@ __attribute__((noinline)) void convolve_and_max_pool(const TileInput& in, const 
   if (__builtin_expect(suspect.has_inf_nan(), false)) {  // or an infinity: take the careful way, through memory
     float sums[2][Columns * Vectors * kLanes];
     for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
-      tile.sum[row][x][v].store(sums[row] + (x * Vectors + v) * kLanes);
+      (tile.sum[row][x][v] + bias[v]).store(sums[row] + (x * Vectors + v) * kLanes);
     });
     const float* rows[] = {sums[0], sums[1]};
     ConvPool2d part = p;
@@ -67,7 +72,7 @@ __attribute__((noinline)) void convolve_and_max_pool(const TileInput& in, const 
 
   for_each_window<Columns, Vectors>([&](int x, int v) FASTVISION_INLINE {
     const auto& [top, bottom] = tile.sum;
-    const Vec best = max_of_window(top[x][v], top[x + 1][v], bottom[x][v], bottom[x + 1][v]);
+    const Vec best = max_of_window(top[x][v], top[x + 1][v], bottom[x][v], bottom[x + 1][v]) + bias[v];
     (Relu ? max_keeping_second(Vec(0.f), best) : best).store(out.values + x / 2 * out.value_pixel + v * kLanes);
     if constexpr (Select) {
       Vec code = winner_of_window(top[x][v], top[x + 1][v], bottom[x][v], bottom[x + 1][v]);

@@ -27,12 +27,12 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-void append_run(std::vector<TapRun>& taps, int64_t offset, int64_t length) {
+void append_run(DirectPlan& plan, int64_t offset, int64_t length) {
   const int64_t pieces = ceil_div(length, kMaxChain);
   for (int64_t i = 0; i < pieces; ++i) {
     const int64_t begin = length * i / pieces;
     const int64_t end = length * (i + 1) / pieces;
-    taps.push_back({offset + begin, static_cast<int32_t>(end - begin), false});
+    plan.taps.push_back({offset + begin * plan.tap_stride, static_cast<int32_t>(end - begin), false});
   }
 }
 
@@ -45,27 +45,18 @@ void cut_chains(std::vector<TapRun>& taps) {
   }
 }
 
+// Taps in the order (row, column, channel), whatever the layout. Stock sums large images of few channels so:
+// with these, rounding is the same to the last bit.
 void find_taps(const ConvPool2d& p, DirectPlan& plan) {
-  const bool contiguous_row = p.dilation_w == 1;
-  if (plan.order == InputOrder::planar) {
-    for (int64_t c = 0; c < plan.group_in_channels; ++c) {
-      for (int64_t r = 0; r < p.kernel_h; ++r) {
-        append_run(plan.taps, c * plan.channel_stride + r * p.dilation_h * plan.row_stride, p.kernel_w);
-      }
+  const int64_t pixel = plan.column_stride / p.stride_w;
+  const bool rows_in_one_run = plan.tap_stride == 1 && p.dilation_w == 1 && pixel == plan.group_in_channels;
+  for (int64_t r = 0; r < p.kernel_h; ++r) {
+    const int64_t row = r * p.dilation_h * plan.row_stride;
+    if (rows_in_one_run) {
+      append_run(plan, row, p.kernel_w * plan.group_in_channels);
+      continue;
     }
-  } else {
-    const int64_t pixel = plan.column_stride / p.stride_w;
-    const bool whole_rows = contiguous_row && pixel == plan.group_in_channels;
-    for (int64_t r = 0; r < p.kernel_h; ++r) {
-      const int64_t row = r * p.dilation_h * plan.row_stride;
-      if (whole_rows) {
-        append_run(plan.taps, row, p.kernel_w * pixel);
-        continue;
-      }
-      for (int64_t s = 0; s < p.kernel_w; ++s) {
-        append_run(plan.taps, row + s * p.dilation_w * pixel, plan.group_in_channels);
-      }
-    }
+    for (int64_t s = 0; s < p.kernel_w; ++s) append_run(plan, row + s * p.dilation_w * pixel, plan.group_in_channels);
   }
   cut_chains(plan.taps);
   plan.one_chain = std::count_if(plan.taps.begin(), plan.taps.end(), [](const TapRun& t) { return t.ends_chain; }) == 1;
@@ -106,8 +97,7 @@ DirectPlan make_direct_plan(const ConvPool2d& p, int64_t lanes, InputChoice choi
   plan.group_in_channels = p.in_channels / p.groups;
   plan.group_out_channels = p.out_channels / p.groups;
   const bool channels_last = p.input_strides.c == 1 && p.in_channels > 1;
-  const bool planar =
-      choice == InputChoice::any && !channels_last && plan.group_in_channels <= kMaxPlanarChannels && p.dilation_w == 1;
+  const bool planar = choice == InputChoice::any && !channels_last && plan.group_in_channels <= kMaxPlanarChannels;
   plan.order = planar ? InputOrder::planar : InputOrder::interleaved;
   plan.strip_w = (p.conv_w - 1) * p.stride_w + (p.kernel_w - 1) * p.dilation_w + 1;
 
@@ -124,6 +114,7 @@ DirectPlan make_direct_plan(const ConvPool2d& p, int64_t lanes, InputChoice choi
   plan.column_stride = p.stride_w * pixel;
   plan.row_stride = plan.in_place ? p.input_strides.h : plan.strip_w * pixel;
   plan.channel_stride = plan.in_place ? p.input_strides.c : plan.row_stride * plan.max_strip_rows;
+  plan.tap_stride = planar ? plan.channel_stride : 1;
   find_taps(p, plan);
   return plan;
 }

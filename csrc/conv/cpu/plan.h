@@ -15,7 +15,7 @@ enum class InputOrder : uint8_t {
   planar,       // [channel][row][column]: NCHW input with few channels, which need no transposing
 };
 
-// A run of taps that lie side by side in the input, so that they share one address computation.
+// Successive taps at equal distances in the input, so that they share one address computation.
 struct TapRun {
   int64_t offset;  // of the first tap, from the address of the output's first tap, in elements
   int32_t length;
@@ -29,7 +29,8 @@ struct DirectPlan {
   int64_t group_in_channels, group_out_channels;
   int64_t strip_w;                                    // columns of a strip, padding included
   int64_t row_stride, column_stride, channel_stride;  // of the strip or the input, in elements
-  std::vector<TapRun> taps;                           // of one output, in the order of the packed weights
+  int64_t tap_stride;                                 // from tap to tap of a run
+  std::vector<TapRun> taps;                           // of one output, in the order (row, column, channel)
   int64_t tap_count;
   bool one_chain;
 

@@ -55,8 +55,9 @@ void store_row(const DirectPlan& plan, const Block& block, const float* input, i
     const int64_t half = (end - begin + 1) / 2;
     const float* first = input + begin * plan.column_stride;
     const float* second = input + (end - half) * plan.column_stride;
-    tiles[half - 1]({{first, second}, plan.column_stride, block.weights, plan.block_channels, block.bias}, plan,
-                    {{out + begin * pixel, out + (end - half) * pixel}, pixel});
+    tiles[half - 1](
+        {{first, second}, plan.column_stride, plan.tap_stride, block.weights, plan.block_channels, block.bias}, plan,
+        {{out + begin * pixel, out + (end - half) * pixel}, pixel});
   }
 }
 
@@ -79,10 +80,15 @@ void max_pool_row(const ConvPool2d& p, const DirectPlan& plan, const Block& bloc
     const int64_t begin = p.out_w * i / count;
     const int64_t end = p.out_w * (i + 1) / count;
     const float* first = input + 2 * begin * plan.column_stride;
-    tiles[end - begin - 1](
-        {{first, first + row_below}, plan.column_stride, block.weights, plan.block_channels, block.bias}, plan, p,
-        {out.values + begin * out.value_pixel, out.value_pixel,
-         out.codes ? out.codes + begin * out.code_pixel : nullptr, out.code_pixel});
+    tiles[end - begin - 1]({{first, first + row_below},
+                            plan.column_stride,
+                            plan.tap_stride,
+                            block.weights,
+                            plan.block_channels,
+                            block.bias},
+                           plan, p,
+                           {out.values + begin * out.value_pixel, out.value_pixel,
+                            out.codes ? out.codes + begin * out.code_pixel : nullptr, out.code_pixel});
   }
 }
 

@@ -22,6 +22,7 @@ constexpr int kMaxVectors = 2;
 struct TileInput {
   const float* row[2];    // address of the first output's first tap
   int64_t column_stride;  // to the next output's, in elements
+  int64_t tap_stride;     // to the next tap of a run
   const float* weights;   // [tap][vector]
   int64_t weight_stride;  // from tap to tap
   const float* bias;      // [vector]
@@ -45,9 +46,9 @@ inline FASTVISION_INLINE void for_each_sum(F&& f) {
 using One = std::integral_constant<int64_t, 1>;
 
 // sum[row][column][v] += rows[row][column * column_stride + step * step_stride] * weights[step * weight_stride][v]
-template <int Columns, int Vectors, class ColumnStride, class StepStride>
+template <int Columns, int Vectors, class ColumnStride>
 inline FASTVISION_INLINE void multiply_add(Tile<Columns, Vectors>& tile, const float* row0, const float* row1,
-                                           ColumnStride column_stride, StepStride step_stride, const float* weights,
+                                           ColumnStride column_stride, int64_t step_stride, const float* weights,
                                            int64_t weight_stride, int64_t steps) {
   const float* rows[2] = {row0, row1};
   for (int64_t step = 0; step < steps; ++step) {
@@ -68,28 +69,24 @@ inline FASTVISION_INLINE void multiply_add(Tile<Columns, Vectors>& tile, const f
 template <int Columns, int Vectors>
 inline FASTVISION_INLINE const float* accumulate(Tile<Columns, Vectors>& tile, const TileInput& in, const TapRun& run,
                                                  const float* weights) {
-  multiply_add(tile, in.row[0] + run.offset, in.row[1] + run.offset, in.column_stride, One(), weights, in.weight_stride,
-               run.length);
+  multiply_add(tile, in.row[0] + run.offset, in.row[1] + run.offset, in.column_stride, in.tap_stride, weights,
+               in.weight_stride, run.length);
   return weights + run.length * in.weight_stride;
 }
 
-// bias + sum over all taps. Long sums are cut into chains whose results are added in memory.
+// The sum over all taps. Long sums are cut into chains whose results are added in memory. The bias is
+// not the place to start from: it would be the largest number in most of the roundings.
 template <int Columns, int Vectors>
 inline FASTVISION_INLINE Tile<Columns, Vectors> convolve(const TileInput& in, const DirectPlan& plan) {
   Tile<Columns, Vectors> tile;
-  Vec bias[Vectors];
-  unroll<Vectors>([&](int v) FASTVISION_INLINE { bias[v] = Vec::loadu(in.bias + v * kLanes); });
+  for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE { tile.sum[row][x][v] = Vec(0.f); });
   const float* weights = in.weights;
   if (plan.one_chain) {
-    for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE { tile.sum[row][x][v] = bias[v]; });
     for (const TapRun& run : plan.taps) weights = accumulate(tile, in, run, weights);
     return tile;
   }
   alignas(64) float total[2][Columns][Vectors][kLanes];
-  for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
-    bias[v].store(total[row][x][v]);
-    tile.sum[row][x][v] = Vec(0.f);
-  });
+  for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE { Vec(0.f).store(total[row][x][v]); });
   for (const TapRun& run : plan.taps) {
     weights = accumulate(tile, in, run, weights);
     if (!run.ends_chain) continue;

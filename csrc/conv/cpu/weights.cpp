@@ -13,8 +13,7 @@ void pack_weights_of(const ConvPool2d& p, const DirectPlan& plan, const T* weigh
   const int64_t window = p.kernel_h * p.kernel_w;
   if (channels < plan.block_channels) std::fill(packed, packed + packed_block_size(plan), 0.f);
   const T* source = weight + (group * plan.group_out_channels + first) * plan.tap_count;
-  const bool channel_innermost = plan.order == InputOrder::interleaved;
-  if (window == 1 || plan.group_in_channels == 1 || channel_innermost == p.channels_last_weight) {
+  if (window == 1 || plan.group_in_channels == 1 || p.channels_last_weight) {
     transpose(source, plan.tap_count, channels, plan.tap_count, packed, plan.block_channels);
     return;
   }
