@@ -20,7 +20,6 @@
 extern "C" {
 void* __tsan_get_current_fiber();
 void* __tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
@@ -49,9 +48,6 @@ inline void* current() {
 inline void* create() {
   return __tsan_create_fiber(0);
 }
-inline void destroy(void* context) {
-  __tsan_destroy_fiber(context);
-}
 inline void enter(void* context) {
   __tsan_switch_to_fiber(context, kSwitchWithoutOrdering);
 }
@@ -78,7 +74,6 @@ inline void* current() {
 inline void* create() {
   return nullptr;
 }
-inline void destroy(void*) {}
 inline void enter(void*) {}
 inline void publish(void*) {}
 inline void observe(void*) {}
@@ -127,12 +122,6 @@ class Fiber {
     for (int saved_register = 0; saved_register < 6; ++saved_register) *--top = nullptr;
     stack_pointer_ = top;
     race_context_ = race_detector::create();
-  }
-
-  GPU_EMULATOR_INTERNAL void destroy() {
-    race_detector::destroy(race_context_);
-    munmap(stack_, kStackBytes);
-    stack_ = nullptr;
   }
 
   bool exists() const { return stack_ != nullptr; }

@@ -52,7 +52,7 @@ struct WarpOperation {
 };
 
 struct EmulatedThread {
-  Fiber fiber;
+  Fiber* fiber = nullptr;
   uint3 index{};
   int rank = 0;  // linear index in the block
   ThreadState state = ThreadState::exited;
@@ -172,7 +172,6 @@ class Emulator {
     race_detector::observe(&launch_ended_);
     for (void* storage : retired_shared_) std::free(storage);
     retired_shared_.clear();
-    destroy_retired_fibers();
   }
 
   void run_block(uint3 index) {
@@ -193,7 +192,8 @@ class Emulator {
 
   void prepare_thread(int rank) {
     EmulatedThread& thread = threads_[rank];
-    if (!thread.fiber.exists()) thread.fiber.create(&Emulator::thread_body, this, rank);
+    thread.fiber = &fibers_[fiber_set_][rank];
+    if (!thread.fiber->exists()) thread.fiber->create(&Emulator::thread_body, this, rank);
     const unsigned r = static_cast<unsigned>(rank);
     thread.index = {r % blockDim.x, r / blockDim.x % blockDim.y, r / (blockDim.x * blockDim.y)};
     thread.rank = rank;
@@ -214,29 +214,14 @@ class Emulator {
     }
     shared_count_ = 0;
     shared_bytes_ = 0;
-    if (race_detector::kActive) retire_fibers();
-  }
-
-  // A fiber that went on to the next block would order what no GPU orders, so every block gets new
-  // ones. The old ones stay for one block more: ThreadSanitizer reports no race with a thread whose
-  // history it has thrown away.
-  void retire_fibers() {
-    destroy_retired_fibers();
-    for (int rank = 0; rank < block_threads_; ++rank) {
-      retired_fibers_.push_back(std::exchange(threads_[rank].fiber, Fiber()));
-    }
-  }
-
-  void destroy_retired_fibers() {
-    for (Fiber& fiber : retired_fibers_) fiber.destroy();
-    retired_fibers_.clear();
+    if (race_detector::kActive) fiber_set_ ^= 1;
   }
 
   void run_thread(EmulatedThread& thread) {
     current_ = &thread;
     threadIdx = thread.index;
     thread.state = ThreadState::ready;
-    thread.fiber.resume();
+    thread.fiber->resume();
     if (thread.state == ThreadState::exited) {
       ++exited_;
       if (waiting_ > 0) fail("a thread exits while others of its block wait at __syncthreads");
@@ -353,6 +338,9 @@ class Emulator {
   void (*call_)(const void*) = nullptr;
 
   EmulatedThread threads_[kMaxBlockThreads];
+  // ThreadSanitizer sees one order in what one fiber does. Blocks have none, so they take turns with two sets.
+  Fiber fibers_[2][kMaxBlockThreads];
+  int fiber_set_ = 0;
   EmulatedThread* current_ = nullptr;
   int block_threads_ = 0, waiting_ = 0, exited_ = 0;
   unsigned barriers_passed_ = 0;
@@ -363,8 +351,7 @@ class Emulator {
   SharedVariable shared_[kMaxSharedVariables] = {};
   int shared_count_ = 0;
   size_t shared_bytes_ = 0;
-  std::vector<void*> retired_shared_;  // these two only under ThreadSanitizer
-  std::vector<Fiber> retired_fibers_;
+  std::vector<void*> retired_shared_;  // under ThreadSanitizer, until the launch ends
 
   // Addresses by which ThreadSanitizer knows events. Two barrier events take turns: a thread that
   // is already at the next barrier must not appear to have come before one that has yet to leave this one.

@@ -95,9 +95,9 @@ struct alignas(16) Anchor {
   int h, w;
 };
 
-// Outside of every image, whatever is added once: zero padding takes care of it.
-constexpr int kOutside = -(1 << 30);
-constexpr int kMaxImageSize = 1 << 29;
+// Outside of every image, whatever is added: such elements are zero, as in the padding.
+constexpr int kOutside = -(1 << 29);
+constexpr int kMaxImageSize = 1 << 28;
 
 struct Image {
   const void* data;
