@@ -418,6 +418,7 @@ def test_every_key_of_the_json_is_documented(tmp_path: Path):
         (["--mode", "train", "--case", SMALL_CASES[0].name], "no case of mode 'train'"),
         (["--capability", "sse9"], "got 'sse9'"),
         (["--threads", "0"], "--threads"),
+        (["--json", "no_such_directory/conv.json"], "no directory no_such_directory"),
     ],
 )
 def test_command_refuses(arguments: list[str], message: str):

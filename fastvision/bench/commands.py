@@ -83,6 +83,8 @@ def conv(
     cases = [(c, m) for m in modes for c in CONV_CASES if m in c.modes and case in c.name]
     if not cases:
         raise typer.BadParameter(f"no case of mode '{mode}' has '{case}' in its name", param_hint="--case")
+    if json_file and not json_file.parent.is_dir():  # else minutes of measuring would be lost
+        raise typer.BadParameter(f"no directory {json_file.parent}", param_hint="--json")
     chosen = _available(CONV_PEERS, peers)
     with _settings(threads, capability):
         tasks = [partial(ConvTask.random, c, m, dtype=getattr(torch, dtype), threads=threads) for c, m in cases]
