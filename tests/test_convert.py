@@ -200,6 +200,12 @@ def test_subclasses_with_a_forward_of_their_own_are_left_alone(sequential, image
     assert torch.equal(converted(images), model(images))
 
 
+def test_sequentials_with_a_forward_set_on_the_instance_are_left_alone():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU())
+    model.forward = lambda input: model[0](input)
+    assert type(convert(model)) is nn.Sequential
+
+
 def test_sequentials_without_runs_are_left_alone():
     for layers in (
         [nn.Conv2d(3, 3, 3)],
@@ -259,6 +265,16 @@ def test_exports_with_a_free_batch_size(net, images):
     assert targets.count(torch.ops.fastvision.conv2d_pool2d.default) == 2
     input = torch.randn(1, 3, 16, 16)
     assert_close(program.module()(input), net.eval()(input))
+
+
+def test_exports_batch_norm_folded_for_any_batch_size():
+    # Images so small that a call in Python would fold for some batch sizes only.
+    model = nn.Sequential(nn.Conv2d(64, 8, 3, padding=1), nn.BatchNorm2d(8)).eval()
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(convert(model), (torch.randn(2, 64, 3, 3),), dynamic_shapes=({0: batch},))
+    assert torch.ops.fastvision.conv2d_pool2d.default in {node.target for node in program.graph.nodes}
+    input = torch.randn(9, 64, 3, 3)
+    assert_close(program.module()(input), model(input))
 
 
 def test_symbolic_and_torchscript_tracing_see_the_stock_layers(net, images):

@@ -114,14 +114,26 @@ def test_batch_norm_that_does_not_fit_raises_as_stock(images):
         converted(images)
 
 
-def test_batch_norm_is_only_folded_where_that_is_less_work():
-    model = nn.Sequential(nn.Conv2d(64, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()).eval()
+@pytest.mark.parametrize("groups", [1, 4])
+def test_batch_norm_is_only_folded_where_that_is_less_work(groups):
+    model = nn.Sequential(nn.Conv2d(64, 8, 3, padding=1, groups=groups), nn.BatchNorm2d(8), nn.ReLU()).eval()
     converted = convert(model)
-    # 576 weights per output channel: folded from 36 pixels on.
-    for size, calls in ((5, 0), (6, 1), (0, 0)):
-        input = torch.randn(1 if size else 0, 64, size or 6, size or 6)
+    # 576 weights per output channel: folded from 36 pixels on; a quarter of both in each of 4 groups.
+    folded = 6 if groups == 1 else 3
+    for shape, calls in (((1, folded, folded), 1), ((1, folded, folded - 1), 0), ((0, 6, 6), 0)):
+        batch, height, width = shape
+        input = torch.randn(batch, 64, height, width)
         assert fused_calls(converted, input) == calls
         assert_close(converted(input), model(input))
+
+
+def test_batch_norm_with_half_of_its_statistics_raises_as_stock(images):
+    for name in ("running_mean", "running_var"):
+        converted = convert(conv_norm_relu_pool().eval())
+        converted(images)
+        setattr(converted[1], name, None)
+        with pytest.raises(RuntimeError, match=f"{name} must be defined in evaluation mode"):
+            converted(images)
 
 
 def test_batch_norm_in_half_precision_is_not_folded(images):
@@ -179,6 +191,15 @@ def test_hooks_on_an_inner_sequential_run(images):
     converted.features[0].register_forward_hook(lambda module, arguments, output: shapes.append(output.shape))
     assert_close(converted(images), net.eval()(images))
     assert shapes == [(2, 8, 16, 16)]
+
+
+def test_a_forward_set_on_an_inner_sequential_runs(images):
+    net = seeded(Net).eval()
+    converted = convert(net)
+    converted(images)
+    for model in (net, converted):
+        model.features[0].forward = lambda input: input.repeat_interleave(3, 1)[:, :8]
+    assert_close(converted(images), net(images))
 
 
 def test_global_hooks_see_every_layer(images):
