@@ -193,17 +193,19 @@ class LoadB {
   static constexpr int kPasses = kTileDepth<Math> / kLinesPerPass;
 
  public:
-  __device__ LoadB(const Matrix& matrix, int64_t begin, int64_t end, int64_t first_column)
-      : matrix_(matrix), line_(begin + first_line()), end_(end), column_(first_column + column_in_tile()) {}
+  __device__ LoadB(const Matrix& matrix, int64_t begin, int64_t end, int first_column)
+      : next_(static_cast<const Element*>(matrix.data) + begin * matrix.row_stride + first_column),
+        row_stride_(matrix.row_stride),
+        lines_(first_column + column_in_tile() < matrix.row_stride ? static_cast<int>(end - begin) : 0) {}
 
   __device__ __forceinline__ void load() {
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
-      const int64_t line = line_ + pass * kLinesPerPass;
-      values_[pass] = load_vector<Element>(matrix_.data, line * matrix_.row_stride + column_,
-                                           line < end_ && column_ < matrix_.row_stride);
+      const int line = first_line() + pass * kLinesPerPass;
+      values_[pass] = load_vector<Element>(next_, line * row_stride_ + column_in_tile(), line < lines_);
     }
-    line_ += kTileDepth<Math>;
+    next_ += kTileDepth<Math> * row_stride_;
+    lines_ -= kTileDepth<Math>;
   }
 
   __device__ __forceinline__ void store(Tile& tile) const {
@@ -220,8 +222,9 @@ class LoadB {
     return static_cast<int>(threadIdx.x) % kVectorsPerLine * Vector<Element>::kSize;
   }
 
-  const Matrix& matrix_;
-  int64_t line_, end_, column_;
+  const Element* next_;
+  const int64_t& row_stride_;
+  int lines_;  // left, none where the column is beyond the matrix
   Vector<Element> values_[kPasses];
 };
 

@@ -113,7 +113,7 @@ class Sums<Math, gather, kColumns, true> {
   }
 
   __device__ __forceinline__ void multiply(const A& a, const B& b) {
-#pragma unroll
+#pragma unroll 1  // more of it in flight does not fit the registers
     for (int k = 0; k < kTileDepth<Math>; k += kDepth) {
       FragmentA left[kRowTiles];
 #pragma unroll
