@@ -104,7 +104,7 @@ def libraries() -> list[Library]:
             "libfastvision.so",
             [CSRC / "library.cpp", *sorted(CSRC.glob("core/*.cpp")), *sorted(CSRC.glob("conv/*.cpp"))],
             [*common, "-O2", "-fvisibility=hidden", "-fvisibility-inlines-hidden"],
-            [*link, "-ltorch_cpu", "-lc10", "-ldl"],
+            [*link, "-Wl,-soname,libfastvision.so", "-ltorch_cpu", "-lc10", "-ldl"],
         ),
         Library(
             f"_C{python_suffix}",

@@ -5,6 +5,8 @@
 #include "core/libraries.h"
 #include "machine/machine.h"
 
+namespace py = pybind11;
+
 namespace fastvision {
 namespace {
 
@@ -23,9 +25,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("has_cuda_kernels", [] { return cuda_library() != nullptr; });
   m.def("kernels_enabled", &kernels_enabled);
   m.def("set_kernels_enabled", &set_kernels_enabled);
-  m.def("measure_fma_peak", [](double seconds) { return machine_kernels_in_use().fma_peak(seconds); });
-  m.def("measure_read_bandwidth",
-        [](int64_t bytes, double seconds) { return machine_kernels_in_use().read_bandwidth(bytes, seconds); });
+  const py::call_guard<py::gil_scoped_release> without_gil;
+  m.def("measure_fma_peak", [](double seconds) { return machine_kernels_in_use().fma_peak(seconds); }, without_gil);
+  m.def(
+      "measure_read_bandwidth",
+      [](int64_t bytes, double seconds) { return machine_kernels_in_use().read_bandwidth(bytes, seconds); },
+      without_gil);
 }
 
 }  // namespace fastvision

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
-#include <tuple>
 #include <utility>
 
 #include "core/types.h"
@@ -59,29 +58,38 @@ void convert_row(const From* source, To* target, int64_t n) {
 
 // A square of up to kLanes x kLanes, transposed in registers: interleaving row i with row i + kLanes / 2,
 // log2(kLanes) times over, leaves every element in its place (the perfect shuffle).
+template <bool Full>
 inline void transpose_square(const float* source, int64_t source_stride, int64_t rows, int64_t columns, float* target,
                              int64_t target_stride) {
   Vec square[kLanes];
-  if (rows == kLanes && columns == kLanes) {
-    unroll<kLanes>([&](int i) FASTVISION_INLINE { square[i] = Vec::loadu(source + i * source_stride); });
-  } else {
-    unroll<kLanes>([&](int i) FASTVISION_INLINE {
-      square[i] = i < rows ? Vec::loadu(source + i * source_stride, columns) : Vec(0.f);
-    });
-  }
+  unroll<kLanes>([&](int i) FASTVISION_INLINE {
+    const float* row = source + i * source_stride;
+    square[i] = Full ? Vec::loadu(row) : i < rows ? Vec::loadu(row, columns) : Vec(0.f);
+  });
   unroll<std::countr_zero(static_cast<unsigned>(kLanes))>([&](int) FASTVISION_INLINE {
     Vec shuffled[kLanes];
     unroll<kLanes / 2>([&](int i) FASTVISION_INLINE {
-      std::tie(shuffled[2 * i], shuffled[2 * i + 1]) = at::vec::interleave2(square[i], square[i + kLanes / 2]);
+      const auto [even, odd] = at::vec::interleave2(square[i], square[i + kLanes / 2]);
+      shuffled[2 * i] = even;
+      shuffled[2 * i + 1] = odd;
     });
     unroll<kLanes>([&](int i) FASTVISION_INLINE { square[i] = shuffled[i]; });
   });
+  unroll<kLanes>([&](int i) FASTVISION_INLINE {
+    if (Full) {
+      square[i].store(target + i * target_stride);
+    } else if (i < columns) {
+      square[i].store(target + i * target_stride, rows);
+    }
+  });
+}
+
+inline void transpose_square(const float* source, int64_t source_stride, int64_t rows, int64_t columns, float* target,
+                             int64_t target_stride) {
   if (rows == kLanes && columns == kLanes) {
-    unroll<kLanes>([&](int i) FASTVISION_INLINE { square[i].store(target + i * target_stride); });
+    transpose_square<true>(source, source_stride, rows, columns, target, target_stride);
   } else {
-    unroll<kLanes>([&](int i) FASTVISION_INLINE {
-      if (i < columns) square[i].store(target + i * target_stride, rows);
-    });
+    transpose_square<false>(source, source_stride, rows, columns, target, target_stride);
   }
 }
 

@@ -114,6 +114,7 @@ class BandWorker {
     const PooledRow row{direct ? static_cast<float*>(work_.output) + at : scratch_.values,
                         direct ? p_.output_strides.w : plan_.block_channels, work_.selection ? scratch_.codes : nullptr,
                         plan_.block_channels};
+    if (!direct) prefetch_values(at);
     compute_row(y, row);
     if (!direct) emit_values(at);
     if (row.codes) emit_codes(y);
@@ -138,6 +139,17 @@ class BandWorker {
 
   float* ring_row(int64_t conv_row) const {
     return scratch_.conv_rows + conv_row % p_.pool_kernel_h * p_.conv_w * plan_.block_channels;
+  }
+
+  // A row of many planes is as many cache misses: they pass while the row is computed.
+  void prefetch_values(int64_t at) const {
+    if (p_.output_strides.w != 1) return;
+    constexpr int64_t kCacheLine = 64;
+    const int64_t size = size_of(p_.dtype);
+    for (int64_t c = 0; c < block_.channels; ++c) {
+      const char* row = static_cast<const char*>(work_.output) + (at + c * p_.output_strides.c) * size;
+      for (int64_t byte = 0; byte < p_.out_w * size; byte += kCacheLine) __builtin_prefetch(row + byte, 1);
+    }
   }
 
   void emit_values(int64_t at) const {

@@ -59,7 +59,7 @@ void find_taps(const ConvPool2d& p, DirectPlan& plan) {
     for (int64_t s = 0; s < p.kernel_w; ++s) append_run(plan, row + s * p.dilation_w * pixel, plan.group_in_channels);
   }
   cut_chains(plan.taps);
-  plan.one_chain = std::count_if(plan.taps.begin(), plan.taps.end(), [](const TapRun& t) { return t.ends_chain; }) == 1;
+  plan.chains = std::count_if(plan.taps.begin(), plan.taps.end(), [](const TapRun& t) { return t.ends_chain; });
 }
 
 int64_t strip_rows(const ConvPool2d& p, int64_t conv_rows) {

@@ -32,7 +32,7 @@ struct DirectPlan {
   int64_t tap_stride;                                 // from tap to tap of a run
   std::vector<TapRun> taps;                           // of one output, in the order (row, column, channel)
   int64_t tap_count;
-  bool one_chain;
+  int64_t chains;  // in a sum
 
   int64_t block_channels;  // output channels per pass of the inner loop
   int64_t blocks;          // such blocks per group

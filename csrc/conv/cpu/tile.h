@@ -79,24 +79,25 @@ inline FASTVISION_INLINE const float* accumulate(Tile<Columns, Vectors>& tile, c
 template <int Columns, int Vectors>
 inline FASTVISION_INLINE Tile<Columns, Vectors> convolve(const TileInput& in, const DirectPlan& plan) {
   Tile<Columns, Vectors> tile;
-  for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE { tile.sum[row][x][v] = Vec(0.f); });
-  const float* weights = in.weights;
-  if (plan.one_chain) {
-    for (const TapRun& run : plan.taps) weights = accumulate(tile, in, run, weights);
-    return tile;
-  }
   alignas(64) float total[2][Columns][Vectors][kLanes];
-  for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE { Vec(0.f).store(total[row][x][v]); });
-  for (const TapRun& run : plan.taps) {
-    weights = accumulate(tile, in, run, weights);
-    if (!run.ends_chain) continue;
+  const float* weights = in.weights;
+  const TapRun* run = plan.taps.data();
+  for (int64_t chain = 0;; ++chain) {
+    for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE { tile.sum[row][x][v] = Vec(0.f); });
+    do {
+      weights = accumulate(tile, in, *run, weights);
+    } while (!run++->ends_chain);
+    if (chain == plan.chains - 1) break;
     for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
-      (Vec::loadu(total[row][x][v]) + tile.sum[row][x][v]).store(total[row][x][v]);
-      tile.sum[row][x][v] = Vec(0.f);
+      float* sum = total[row][x][v];
+      (chain ? Vec::loadu(sum) + tile.sum[row][x][v] : tile.sum[row][x][v]).store(sum);
     });
   }
-  for_each_sum<Columns, Vectors>([&](int row, int x, int v)
-                                     FASTVISION_INLINE { tile.sum[row][x][v] = Vec::loadu(total[row][x][v]); });
+  if (plan.chains > 1) {
+    for_each_sum<Columns, Vectors>([&](int row, int x, int v) FASTVISION_INLINE {
+      tile.sum[row][x][v] = Vec::loadu(total[row][x][v]) + tile.sum[row][x][v];
+    });
+  }
   return tile;
 }
 
