@@ -9,7 +9,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "cuda_programs"
-FLAGS = ["-x", "c++", "-std=c++20", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-I", str(ROOT / "csrc")]
+FLAGS = [
+    "-x",
+    "c++",
+    "-std=c++20",
+    "-O2",
+    "-g",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-I",
+    str(ROOT / "csrc"),
+]
 SANITIZERS = {
     "plain": [],
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
@@ -67,4 +79,6 @@ def compiler_missing() -> str | None:
     return None if shutil.which(compiler) else f"no C++ compiler: {compiler} is not on the PATH"
 
 
+CONV_KERNELS = tuple(str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc/conv/cuda").glob("*.cu")))
+CONV_DRIVER = Program("conv_driver", ("tests/cuda/conv_driver.cu", *CONV_KERNELS))
 SEEDED_BUGS = Program("seeded_bugs", ("tests/cuda/seeded_bugs.cu",))

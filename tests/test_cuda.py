@@ -2,7 +2,7 @@
 
 import cuda_programs
 import pytest
-from cuda_programs import SANITIZERS, SCHEDULES, SEEDED_BUGS
+from cuda_programs import CONV_DRIVER, SANITIZERS, SCHEDULES, SEEDED_BUGS
 
 pytestmark = pytest.mark.skipif(bool(cuda_programs.compiler_missing()), reason=str(cuda_programs.compiler_missing()))
 
@@ -69,3 +69,21 @@ def test_unknown_schedule_is_refused():
     result = SEEDED_BUGS.run("plain", "sideways", "clean")
     assert result.returncode != 0
     assert "must be forward, reverse or random, not 'sideways'" in result.stdout
+
+
+# The first run of each build compiles all kernels, which takes a while; hence `slow`.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("sanitizer", "cases"), [("plain", 100), ("address", 40), ("thread", 10)])
+def test_conv_kernels_equal_plain_loops(sanitizer, cases, schedule):
+    seed = SCHEDULES.index(schedule)
+    result = CONV_DRIVER.run(sanitizer, schedule, str(cases), str(seed), "1", timeout=300)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.slow
+def test_conv_kernels_on_several_threads():
+    result = CONV_DRIVER.run("thread", "forward", "3", "100", "4", timeout=300)
+    assert result.returncode == 0, result.stdout

@@ -2,13 +2,17 @@
 // conv_reference.h. Inputs are small integers, so that sums are exact in every format and nearly all
 // results, the selection with its many ties included, must be equal to the last bit.
 //
-//   conv_driver CASES SEED   random problems; exit status 1 and a line for each that differs
+//   conv_driver CASES SEED THREADS   so many random problems on each of so many threads;
+//                                    exit status 1 and a line for each problem that differs
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "conv/cuda/kernels.h"
 #include "conv_reference.h"
@@ -184,17 +188,18 @@ Tensor<Element> upload(const Values& values, const std::vector<int64_t>& places,
   return tensor;
 }
 
+// The first difference in words, or nothing.
 template <class Element>
-bool equal(const char* what, const Tensor<Element>& tensor, const std::vector<int64_t>& places, const Values& expected,
-           double tolerance) {
+std::string compare(const char* what, const Tensor<Element>& tensor, const std::vector<int64_t>& places,
+                    const Values& expected, double tolerance) {
   for (size_t i = 0; i < expected.size(); ++i) {
     const double got = tensor.at(places[i]);
     const double want = gpu::to_float(gpu::from_float<Element>(static_cast<float>(expected[i])));
     if (std::isnan(want) ? std::isnan(got) : std::fabs(got - want) <= tolerance * (std::fabs(want) + 1)) continue;
-    std::printf("%s[%zu] = %.9g, expected %.9g: ", what, i, got, want);
-    return false;
+    return std::string(what) + "[" + std::to_string(i) + "] = " + std::to_string(got) + ", expected " +
+           std::to_string(want);
   }
-  return true;
+  return {};
 }
 
 // Averages and what follows from them are rounded; everything else is exact.
@@ -206,8 +211,9 @@ double tolerance_of(const ConvPool2d& p) {
 }
 
 template <class Element>
-bool check_backward(const Problem& problem, Random& random, const reference::Forward& forward, Tensor<Element>& input,
-                    Tensor<Element>& weight, const Values& inputs, const Values& weights) {
+std::string check_backward(const Problem& problem, Random& random, const reference::Forward& forward,
+                           Tensor<Element>& input, Tensor<Element>& weight, const Values& inputs,
+                           const Values& weights) {
   const ConvPool2d& p = problem.p;
   const auto in_places = layout(p.input_strides, p.batch, p.in_channels, p.in_h, p.in_w);
   const auto out_places = layout(p.output_strides, p.batch, p.out_channels, p.out_h, p.out_w);
@@ -227,21 +233,22 @@ bool check_backward(const Problem& problem, Random& random, const reference::For
                                         grad_weight.data(), grad_bias.data()},
                                        context);
   }
-  if (error != nullptr) {
-    std::printf("%s: ", error);
-    return false;
-  }
+  if (error != nullptr) return error;
   const double tolerance = tolerance_of<Element>(p);
   const Values expected_conv = reference::unpool(p, gradients, forward.selection);
   const reference::Backward expected = reference::backward(p, expected_conv, inputs, weights);
-  return equal("grad_conv", grad_conv, conv_places, expected_conv, tolerance) &&
-         equal("grad_input", grad_input, in_places, expected.input, tolerance) &&
-         equal("grad_weight", grad_weight, dense_layout(weight.size()), expected.weight, 8 * tolerance) &&
-         equal("grad_bias", grad_bias, dense_layout(p.out_channels), expected.bias, 8 * tolerance);
+  for (const std::string& difference :
+       {compare("grad_conv", grad_conv, conv_places, expected_conv, tolerance),
+        compare("grad_input", grad_input, in_places, expected.input, tolerance),
+        compare("grad_weight", grad_weight, dense_layout(weight.size()), expected.weight, 8 * tolerance),
+        compare("grad_bias", grad_bias, dense_layout(p.out_channels), expected.bias, 8 * tolerance)}) {
+    if (!difference.empty()) return difference;
+  }
+  return {};
 }
 
 template <class Element>
-bool check(const Problem& problem, Random& random) {
+std::string check(const Problem& problem, Random& random) {
   const ConvPool2d& p = problem.p;
   const auto in_places = layout(p.input_strides, p.batch, p.in_channels, p.in_h, p.in_w);
   const auto out_places = layout(p.output_strides, p.batch, p.out_channels, p.out_h, p.out_w);
@@ -261,42 +268,48 @@ bool check(const Problem& problem, Random& random) {
                                                 {input.data(), weight.data(), problem.with_bias ? bias.data() : nullptr,
                                                  output.data(), selects ? selection.data() : nullptr},
                                                 context);
-  if (error != nullptr) {
-    std::printf("%s: ", error);
-    return false;
-  }
+  if (error != nullptr) return error;
   const reference::Forward expected = reference::forward(p, inputs, weights, problem.with_bias ? &biases : nullptr);
-  if (!equal("output", output, out_places, expected.output, tolerance_of<Element>(p))) return false;
-  if (selects && selection != expected.selection) {
-    std::printf("selection differs: ");
-    return false;
-  }
-  return !problem.training || check_backward(problem, random, expected, input, weight, inputs, weights);
+  const std::string difference = compare("output", output, out_places, expected.output, tolerance_of<Element>(p));
+  if (!difference.empty()) return difference;
+  if (selects && selection != expected.selection) return "selection differs";
+  if (!problem.training) return {};
+  return check_backward(problem, random, expected, input, weight, inputs, weights);
 }
 
-bool check(const Problem& problem, Random& random) {
+std::string check(const Problem& problem, Random& random) {
   if (!cuda_conv_kernels.supports(problem.p)) {
-    std::printf("not supported: ");
-    return false;
+    return "not supported";
   }
   if (problem.p.dtype == DType::f32) return check<float>(problem, random);
   return problem.p.dtype == DType::f16 ? check<__half>(problem, random) : check<__nv_bfloat16>(problem, random);
+}
+
+int count_wrong(int cases, unsigned seed) {
+  Random random(seed);
+  int wrong = 0;
+  for (int i = 0; i < cases; ++i) {
+    const Problem problem = random_problem(random);
+    const std::string difference = check(problem, random);
+    if (difference.empty()) continue;
+    std::printf("%s: %s\n", describe(problem).c_str(), difference.c_str());
+    ++wrong;
+  }
+  return wrong;
 }
 
 }  // namespace
 }  // namespace fastvision
 
 int main(int count, char** arguments) {
-  if (count != 3) return 2;
-  fastvision::Random random(static_cast<unsigned>(std::atoi(arguments[2])));
-  const int cases = std::atoi(arguments[1]);
-  int wrong = 0;
-  for (int i = 0; i < cases; ++i) {
-    const fastvision::Problem problem = fastvision::random_problem(random);
-    if (fastvision::check(problem, random)) continue;
-    std::printf("%s\n", describe(problem).c_str());
-    ++wrong;
+  if (count != 4) return 2;
+  const int cases = std::atoi(arguments[1]), seed = std::atoi(arguments[2]), threads = std::atoi(arguments[3]);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> workers;
+  for (int i = 0; i < threads; ++i) {
+    workers.emplace_back([&, i] { wrong += fastvision::count_wrong(cases, static_cast<unsigned>(seed + i)); });
   }
-  std::printf("%d of %d problems differ\n", wrong, cases);
+  for (std::thread& worker : workers) worker.join();
+  std::printf("%d of %d problems differ\n", wrong.load(), cases * threads);
   return wrong != 0;
 }
