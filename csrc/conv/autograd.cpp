@@ -109,11 +109,17 @@ bool has_forward_gradient(const Tensor& tensor) {
   return tensor.defined() && tensor._fw_grad(/*level=*/0).defined();
 }
 
+// torch.func's transforms know the operators that the reference is made of, and refuse C++ autograd functions.
+bool inside_functional_transform() {
+  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
+
 Tensor conv2d_pool2d_autograd(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
                               const OptionalTensor& bias) {
   const Tensor b = bias.value_or(Tensor());
   // Forward-mode derivatives exist for the reference only.
-  if (has_forward_gradient(input) || has_forward_gradient(weight) || has_forward_gradient(b)) {
+  if (inside_functional_transform() || has_forward_gradient(input) || has_forward_gradient(weight) ||
+      has_forward_gradient(b)) {
     return conv2d_pool2d_reference(o, input, weight, bias);
   }
   if (!at::GradMode::is_enabled() || !(requires_grad(input) || requires_grad(weight) || requires_grad(b))) {
@@ -124,7 +130,7 @@ Tensor conv2d_pool2d_autograd(const ConvPool2dOptions& o, const Tensor& input, c
   if (!conv2d_pool2d_has_kernel(o, input, weight, /*training=*/true)) {
     return conv2d_pool2d_reference(o, input, weight, bias);
   }
-  if (input.dim() == 3) return ConvPool2dFunction::apply(input.unsqueeze(0), weight, bias, o).squeeze(0);
+  if (input.dim() == 3) return without_batch(o, ConvPool2dFunction::apply(input.unsqueeze(0), weight, bias, o));
   return ConvPool2dFunction::apply(input, weight, bias, o);
 }
 
@@ -143,6 +149,11 @@ Tensor conv2d_pool2d_autocast(const ConvPool2dOptions& o, const Tensor& input, c
 
 TORCH_LIBRARY_IMPL(fastvision, Autograd, m) {
   m.impl("conv2d_pool2d", &WithOptions<&conv2d_pool2d_autograd>::call);
+}
+
+// vmap.
+TORCH_LIBRARY_IMPL(fastvision, FuncTorchBatched, m) {
+  m.impl("conv2d_pool2d", &WithOptions<&conv2d_pool2d_reference>::call);
 }
 
 TORCH_LIBRARY_IMPL(fastvision, AutocastCPU, m) {

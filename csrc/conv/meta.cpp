@@ -18,8 +18,8 @@ ConvPool2dShape<c10::SymInt> shape_of(const ConvPool2dOptions& o, const Tensor& 
 Tensor conv2d_pool2d(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
                      const OptionalTensor& bias) {
   check_tensors(o, input, weight, bias);
+  if (input.dim() == 3) return without_batch(o, conv2d_pool2d(o, input.unsqueeze(0), weight, bias));
   const auto shape = shape_of(o, input, weight);
-  if (input.dim() == 3) return at::empty_symint({weight.sym_size(0), shape.out_h, shape.out_w}, input.options());
   return at::empty_symint({input.sym_size(0), weight.sym_size(0), shape.out_h, shape.out_w}, input.options(),
                           output_memory_format(input, weight));
 }

@@ -103,6 +103,35 @@ std::vector<int64_t> selection_sizes(const ConvPool2d& p) {
   return {needs_selection(p) ? p.batch : 0, p.out_h, p.out_w, p.out_channels};
 }
 
+// Do the products of sizes that a kernel forms fit 64 bits? If not, stock is to say that it has no memory.
+bool sizes_fit(const ConvPool2dOptions& o, const ConvPool2d& p) {
+  const auto fits = [](std::initializer_list<int64_t> factors) {
+    int64_t product = sizeof(double);
+    for (const int64_t factor : factors) {
+      if (__builtin_mul_overflow(product, factor, &product)) return false;
+    }
+    return true;
+  };
+  const int64_t padded_h = p.in_h + o.padding[0] + o.padding[1];
+  const int64_t padded_w = p.in_w + o.padding[2] + o.padding[3];
+  return fits({p.batch, p.in_channels, padded_h, padded_w}) &&
+         fits({p.batch, p.conv_h, p.conv_w, p.out_channels, p.in_channels, p.kernel_h, p.kernel_w});
+}
+
+// Whether a kernel can run the problem and should. Training needs a selection that fits its byte.
+bool library_has_kernel(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight, bool training) {
+  const ConvKernels* kernels = kernels_for(input.device());
+  const auto dtype = kernel_dtype(input.scalar_type());
+  if (!kernels || !dtype || weight.unsafeGetTensorImpl()->has_symbolic_sizes_strides() || weight.numel() == 0) {
+    return false;
+  }
+  const bool known = !input.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+  const ConvPool2d p = known ? describe(o, input, weight, output_memory_format(input, weight))
+                             : describe_layer(o, *dtype, weight.sizes());
+  if (known && (input.numel() == 0 || !sizes_fit(o, p))) return false;
+  return (!training || selection_fits(p)) && kernels->supports(p);
+}
+
 void check_status(const char* error) {
   TORCH_CHECK(!error, "fastvision::conv2d_pool2d: ", error);
 }
@@ -134,15 +163,16 @@ Tensor conv2d_pool2d(const ConvPool2dOptions& o, const Tensor& input, const Tens
   const Tensor images = batched ? input : input.unsqueeze(0);
   const auto format = output_memory_format(images, weight);
   const Tensor output = run_forward(describe(o, images, weight, format), format, images, weight, bias, Tensor());
-  return batched ? output : output.squeeze(0);
+  return batched ? output : without_batch(o, output);
 }
 
-// The operators of training are called by autograd, which has asked for a kernel, or by hand.
+// The operators of training are called by autograd, which has asked for a kernel, or by hand. What began with
+// kernels ends with kernels: fastvision.backends.enabled does not come between forward and backward.
 void check_training(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
   check_tensors(o, input, weight, bias);
   TORCH_CHECK(input.dim() == 4, "fastvision::conv2d_pool2d: input: expected 4 dimensions, got ", input.dim());
   TORCH_CHECK(
-      conv2d_pool2d_has_kernel(o, input, weight, true),
+      library_has_kernel(o, input, weight, /*training=*/true),
       "fastvision::conv2d_pool2d: no kernel for these arguments; expected the call of conv2d_pool2d, which runs "
       "the reference");
 }
@@ -182,14 +212,14 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_pool2d_backward(const ConvPool2dOption
   const ConvPool2d p = describe(o, input, weight, format);
   TORCH_CHECK(grad_output.sizes() == output_sizes(p) && grad_output.scalar_type() == input.scalar_type() &&
                   grad_output.device() == input.device(),
-              "fastvision::conv2d_pool2d_backward: grad_output: expected shape ", output_sizes(p), " and dtype ",
-              input.scalar_type(), " on ", input.device(), ", got ", grad_output.sizes(), " ",
+              "fastvision::conv2d_pool2d_backward: grad_output: expected shape ", at::IntArrayRef(output_sizes(p)),
+              " and dtype ", input.scalar_type(), " on ", input.device(), ", got ", grad_output.sizes(), " ",
               grad_output.scalar_type(), " on ", grad_output.device());
   TORCH_CHECK(selection.sizes() == selection_sizes(p) && selection.scalar_type() == at::kByte &&
                   selection.is_contiguous() && selection.device() == input.device(),
               "fastvision::conv2d_pool2d_backward: selection: expected the result of conv2d_pool2d_with_selection, "
               "shape ",
-              selection_sizes(p), ", got ", selection.sizes());
+              at::IntArrayRef(selection_sizes(p)), ", got ", selection.sizes(), " ", selection.scalar_type());
 
   const c10::DeviceGuard guard(input.device());
   const ConvKernels& kernels = *kernels_for(input.device());
@@ -233,15 +263,7 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_pool2d_backward(const ConvPool2dOption
 }  // namespace
 
 bool conv2d_pool2d_has_kernel(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight, bool training) {
-  const ConvKernels* kernels = kernels_enabled() ? kernels_for(input.device()) : nullptr;
-  const auto dtype = kernel_dtype(input.scalar_type());
-  if (!kernels || !dtype || weight.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return false;
-  const ConvPool2d p = input.unsafeGetTensorImpl()->has_symbolic_sizes_strides()
-                           ? describe_layer(o, *dtype, weight.sizes())
-                           : describe(o, input, weight, output_memory_format(input, weight));
-  const bool empty =
-      weight.numel() == 0 || (!input.unsafeGetTensorImpl()->has_symbolic_sizes_strides() && input.numel() == 0);
-  return !empty && (!training || selection_fits(p)) && kernels->supports(p);
+  return kernels_enabled() && library_has_kernel(o, input, weight, training);
 }
 
 TORCH_LIBRARY_IMPL(fastvision, CPU, m) {

@@ -2,24 +2,33 @@
 
 #include <c10/util/Exception.h>
 
+#include <limits>
+
 namespace fastvision {
 namespace {
 
 constexpr const char* kOp = "fastvision::conv2d_pool2d: ";
 
+// Stock's limit for pools, and here for all options: the product of two fits 64 bits.
+constexpr int64_t kMaxOption = std::numeric_limits<int32_t>::max();
+
+void check_range(const char* name, at::IntArrayRef values, int64_t minimum) {
+  for (const int64_t value : values) {
+    TORCH_CHECK(value >= minimum && value <= kMaxOption, kOp, name, ": expected integers from ", minimum, " to ",
+                kMaxOption, ", got ", values);
+  }
+}
+
 Pair pair_of(at::IntArrayRef values, const char* name, int64_t minimum) {
   TORCH_CHECK(values.size() == 1 || values.size() == 2, kOp, name, ": expected 1 or 2 integers, got ", values);
   const Pair pair{values[0], values[values.size() - 1]};
-  TORCH_CHECK(pair[0] >= minimum && pair[1] >= minimum, kOp, name, ": expected integers of at least ", minimum,
-              ", got ", values);
+  check_range(name, values, minimum);
   return pair;
 }
 
 std::array<int64_t, 4> padding_of(at::IntArrayRef values) {
   if (values.size() == 4) {
-    for (const int64_t value : values) {
-      TORCH_CHECK(value >= 0, kOp, "padding: expected integers of at least 0, got ", values);
-    }
+    check_range("padding", values, 0);
     return {values[0], values[1], values[2], values[3]};
   }
   const Pair pair = pair_of(values, "padding", 0);
@@ -54,7 +63,7 @@ ConvPool2dOptions::ConvPool2dOptions(at::IntArrayRef stride_, at::IntArrayRef pa
       pool_padding{0, 0},
       ceil_mode(ceil_mode_),
       count_include_pad(count_include_pad_) {
-  TORCH_CHECK(groups >= 1, kOp, "groups: expected an integer of at least 1, got ", groups);
+  check_range("groups", groups, 1);
   if (pool == Pool::none) return;
   pool_kernel_size = pair_of(pool_kernel_size_, "pool_kernel_size", 1);
   pool_stride = pool_stride_.empty() ? pool_kernel_size : pair_of(pool_stride_, "pool_stride", 1);
@@ -146,6 +155,11 @@ at::MemoryFormat output_memory_format(const at::Tensor& input, const at::Tensor&
   const bool channels_last = input.suggest_memory_format() == at::MemoryFormat::ChannelsLast ||
                              weight.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
   return channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+}
+
+at::Tensor without_batch(const ConvPool2dOptions& o, const at::Tensor& output) {
+  const at::Tensor image = output.squeeze(0);
+  return o.pool == Pool::none ? image : image.contiguous();
 }
 
 }  // namespace fastvision

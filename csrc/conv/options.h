@@ -75,11 +75,13 @@ struct ConvPool2dShape {
   Int conv_h, conv_w, out_h, out_w;
 };
 
+// Zero or less where not even one window fits.
 template <class Int>
 Int pooled_size(Int size, int64_t kernel, int64_t stride, int64_t pad, bool ceil_mode) {
   const Int span = size + 2 * pad - kernel;
-  if (!ceil_mode) return span / stride + 1;
-  const Int count = (span + stride - 1) / stride + 1;
+  // The divisions round down for every result that counts: their dividend is negative only if the result is too.
+  if (!ceil_mode) return (span + stride) / stride;
+  const Int count = (span + 2 * stride - 1) / stride;
   // As ATen: the last window must start inside the image or its left padding.
   return (count - 1) * stride >= size + pad ? count - 1 : count;
 }
@@ -107,5 +109,8 @@ void check_tensors(const ConvPool2dOptions& options, const at::Tensor& input, co
 
 // channels_last if the input or the weight is, as stock conv2d decides.
 at::MemoryFormat output_memory_format(const at::Tensor& input, const at::Tensor& weight);
+
+// The result for an unbatched input, from that for a batch of one. Stock's pools make it contiguous.
+at::Tensor without_batch(const ConvPool2dOptions& options, const at::Tensor& output);
 
 }  // namespace fastvision

@@ -18,8 +18,10 @@ _reference = torch.ops.fastvision.conv2d_pool2d_reference.default
 
 
 def pair(value: IntPair) -> Sequence[int]:
-    """An int stands for both spatial dimensions, as everywhere in torch.nn."""
-    return (value, value) if isinstance(value, int) else value
+    """One integer stands for both spatial dimensions, as everywhere in torch.nn."""
+    if isinstance(value, int):
+        return (value, value)
+    return (value[0], value[0]) if len(value) == 1 else value
 
 
 def explicit_padding(padding: IntPair | str, kernel_size: Sequence[int], stride: IntPair, dilation: IntPair):
@@ -43,6 +45,8 @@ def explicit_padding(padding: IntPair | str, kernel_size: Sequence[int], stride:
         raise ValueError(f"padding: expected an int, a pair, 'valid' or 'same', got {padding!r}")
     if tuple(pair(stride)) != (1, 1):
         raise RuntimeError(f"padding: 'same' expects stride 1, got stride {stride!r}")
+    if len(kernel_size) != 2 or len(pair(dilation)) != 2:
+        return (0, 0)  # the operator refuses what is no pair, by name
     total_h, total_w = (d * (k - 1) for d, k in zip(pair(dilation), kernel_size, strict=True))
     if total_h % 2 == 0 and total_w % 2 == 0:
         return (total_h // 2, total_w // 2)
