@@ -1,0 +1,222 @@
+"""Sample problems of the conv operators, their tensors, and stock PyTorch's answer to them.
+
+One home for what the operator's tests share: every sample runs on every instruction set, on the emulated CUDA device,
+through opcheck and through the gradient checks.
+"""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from torch import Tensor
+
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LAYOUTS = ("contiguous", "channels_last", "transposed", "sliced", "expanded")
+
+
+def lay_out(tensor: Tensor, layout: str) -> Tensor:
+    """The same values (of 'expanded': the first image's, for all) in other strides. Gaps in memory hold NaN."""
+    match layout:
+        case "contiguous":
+            return tensor.contiguous()
+        case "channels_last":
+            return tensor.contiguous(memory_format=torch.channels_last)
+        case "transposed":
+            return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
+        case "expanded":
+            return tensor[:1].expand_as(tensor)
+    *leading, height, width = tensor.shape
+    surroundings = torch.full((*leading, height + 1, 2 * width + 3), torch.nan, dtype=tensor.dtype)
+    view = surroundings[..., 1:, 3::2]
+    return view.copy_(tensor)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call of conv2d_pool2d without its numbers, which `tensors` draws."""
+
+    batch: int | None = 2  # None: unbatched
+    channels: int = 3
+    height: int = 9
+    width: int = 11
+    out_channels: int = 16
+    kernel_size: tuple[int, int] = (3, 3)
+    bias: bool = True
+    dtype: torch.dtype = torch.float32
+    layout: str = "contiguous"
+    weight_layout: str = "contiguous"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def tensors(self, seed: int = 0, *, integers: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input, weight and bias; the outputs are of the order of one.
+
+        With `integers` all values are small integers, for which every sum is exact and equal values are common.
+        """
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape: int) -> Tensor:
+            if integers:
+                return torch.randint(-1, 2, shape, generator=generator).to(self.dtype)
+            return torch.randn(shape, generator=generator)
+
+        group_channels = self.channels // self.options.get("groups", 1)
+        input = draw(self.batch or 1, self.channels, self.height, self.width)
+        weight = draw(self.out_channels, group_channels, *self.kernel_size)
+        bias = draw(self.out_channels).to(self.dtype) if self.bias else None
+        if not integers:
+            weight /= (group_channels * self.kernel_size[0] * self.kernel_size[1]) ** 0.5
+        input = lay_out(input.to(self.dtype), self.layout)
+        weight = lay_out(weight.to(self.dtype), self.weight_layout)
+        return input if self.batch is not None else input[0], weight, bias
+
+
+SAMPLES = {
+    "plain": Problem(),
+    "channels_last": Problem(channels=5, layout="channels_last"),
+    "tails": Problem(channels=19, out_channels=37, height=12, width=33),
+    "long_sums": Problem(channels=150, out_channels=32, height=7, width=8),
+    "strided_dilated": Problem(kernel_size=(2, 3), height=14, options={"stride": (2, 1), "dilation": (1, 2)}),
+    "padded": Problem(kernel_size=(5, 5), options={"padding": 2}),
+    "same_lopsided": Problem(kernel_size=(4, 2), options={"padding": "same"}),
+    "grouped": Problem(channels=8, out_channels=32, options={"groups": 2}),
+    "depthwise": Problem(channels=6, out_channels=6, options={"groups": 6}),
+    "overlapping_max": Problem(
+        height=13, options={"padding": 1, "pool_kernel_size": 3, "pool_stride": 2, "pool_padding": 1}
+    ),
+    "ceil_mode": Problem(height=10, width=12, options={"pool_stride": 3, "ceil_mode": True}),
+    "average": Problem(options={"pool": "avg", "pool_padding": 1, "count_include_pad": False}),
+    "average_of_nine": Problem(options={"pool": "avg", "pool_kernel_size": 3, "pool_stride": 2, "ceil_mode": True}),
+    "average_of_sums": Problem(options={"pool": "avg", "activation": "none"}),
+    "no_pool": Problem(options={"pool": "none"}),
+    "only_convolution": Problem(options={"pool": "none", "activation": "none"}),
+    "max_of_sums": Problem(options={"activation": "none"}),
+    "no_bias": Problem(bias=False),
+    "unbatched": Problem(batch=None),
+    "bfloat16": Problem(dtype=torch.bfloat16),
+    "float16": Problem(dtype=torch.float16, layout="channels_last"),
+    "float64": Problem(dtype=torch.float64),
+}
+
+
+@st.composite
+def problems(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> Problem:
+    """Problems that stock PyTorch accepts, of every kind that the operator knows."""
+
+    def choose(*values: Any) -> Any:
+        return draw(st.sampled_from(values))
+
+    def choose_pair(*values: int) -> tuple[int, int]:
+        return choose(*values), choose(*values)
+
+    groups = choose(1, 1, 1, 2, 3)
+    kernel, dilation = choose_pair(1, 2, 3, 3, 4, 5, 6, 7), choose_pair(1, 1, 1, 2)
+    padding = choose(0, 1, (1, 0), (0, 3), "same", "valid")
+    stride = (1, 1) if padding == "same" else choose_pair(1, 1, 2, 3)
+    pool = choose("max", "max", "avg", "none")
+    pool_kernel, pool_stride = choose_pair(1, 2, 2, 3), choose(None, choose_pair(1, 2, 3))
+    pool_padding = tuple(min(choose(0, 1), k // 2) for k in pool_kernel)
+
+    def size(axis: int) -> int:
+        reach = (kernel[axis] - 1) * dilation[axis] + 1
+        pads = padding if isinstance(padding, tuple) else (0, 0) if padding == "valid" else (padding, padding)
+        padded = reach - 1 if padding == "same" else 2 * pads[axis]
+        conv = 1 if pool == "none" else max(1, pool_kernel[axis] - 2 * pool_padding[axis])
+        smallest = max(1, (conv - 1) * stride[axis] + reach - padded)
+        return smallest + draw(st.integers(0, 14))
+
+    return Problem(
+        batch=choose(1, 2, 3, None),
+        channels=groups * choose(1, 2, 3, 4, 5, 8, 16, 17, 33),
+        height=size(0),
+        width=size(1),
+        out_channels=groups * choose(1, 3, 8, 16, 17, 32, 40),
+        kernel_size=kernel,
+        bias=draw(st.booleans()),
+        dtype=choose(*dtypes),
+        layout=choose(*LAYOUTS),
+        weight_layout=choose("contiguous", "contiguous", *LAYOUTS),
+        options={
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "groups": groups,
+            "activation": choose("relu", "relu", "none"),
+            "pool": pool,
+            "pool_kernel_size": pool_kernel,
+            "pool_stride": pool_stride,
+            "pool_padding": pool_padding,
+            "ceil_mode": draw(st.booleans()),
+            "count_include_pad": draw(st.booleans()),
+        },
+    )
+
+
+def stock(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "relu",
+    pool: str = "max",
+    pool_kernel_size: Any = 2,
+    pool_stride: Any = None,
+    pool_padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    **convolution: Any,
+) -> Tensor:
+    """conv2d_pool2d as a user of stock PyTorch writes it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths")
+        output = F.conv2d(input, weight, bias, **convolution)
+    if activation == "relu":
+        output = F.relu(output)
+    if pool == "max":
+        return F.max_pool2d(output, pool_kernel_size, pool_stride, pool_padding, ceil_mode=ceil_mode)
+    if pool == "avg":
+        return F.avg_pool2d(output, pool_kernel_size, pool_stride, pool_padding, ceil_mode, count_include_pad)
+    return output
+
+
+def exact(problem: Problem, tensors: tuple[Tensor | None, ...]) -> Tensor:
+    """Stock's answer in float64 from the tensors as they are, rounded to their dtype."""
+    return stock(*(None if t is None else t.double() for t in tensors), **problem.options)
+
+
+def gradients(function: Any, problem: Problem, tensors: tuple[Tensor | None, ...], grad_output: Tensor) -> list[Tensor]:
+    """The gradients of input, weight and bias (where there is one)."""
+    leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+    output = function(*leaves, **problem.options)
+    return list(torch.autograd.grad(output, [t for t in leaves if t is not None], grad_output.to(output.dtype)))
+
+
+def in_double(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if t is None else t.double() for t in tensors)
+
+
+def rms(difference: Tensor) -> float:
+    return difference.double().square().mean().sqrt().item()
+
+
+def assert_same_layout(actual: Tensor, expected: Tensor) -> None:
+    """Equal dtype, shape and strides; strides of dimensions of size one have no meaning."""
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    if actual.numel():
+        strides = [(a, e) for a, e, n in zip(actual.stride(), expected.stride(), actual.shape, strict=True) if n > 1]
+        assert [a for a, _ in strides] == [e for _, e in strides]
+
+
+def assert_accurate(actual: Tensor, expected: Tensor, scale: float = 1.0) -> None:
+    """Agreement with a float64 result whose terms are of the order of `scale`, NaN and infinities included."""
+    eps = torch.finfo(actual.dtype).eps
+    tolerance = {torch.float32: 32 * eps, torch.float64: 256 * eps}.get(actual.dtype, 2 * eps)
+    torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=scale * tolerance, equal_nan=True)
+
+
+def with_requires_grad(tensors: tuple[Tensor | None, ...], wanted: tuple[bool, bool, bool]) -> list[Tensor | None]:
+    """Leaves that share memory with the tensors."""
+    return [None if t is None else t.detach().requires_grad_(w) for t, w in zip(tensors, wanted, strict=True)]

@@ -1,0 +1,38 @@
+"""Fixtures and settings that all tests share."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+import fastvision
+
+# Drawn problems are the same in every run, so that a failure is never a matter of luck.
+# --hypothesis-profile=thorough draws new and more ones.
+settings.register_profile("default", max_examples=100, derandomize=True, deadline=None, database=None)
+settings.register_profile("thorough", max_examples=3000, deadline=None)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="module", params=fastvision.backends.cpu.available_capabilities())
+def capability(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test on every instruction set of this machine, and on the emulated CUDA device where it is built."""
+    before = fastvision.backends.cpu.capability
+    fastvision.backends.cpu.capability = request.param
+    yield request.param
+    fastvision.backends.cpu.capability = before
+
+
+@pytest.fixture
+def intraop_threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's number of threads, for this test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread(intraop_threads: Callable[[int], None]) -> None:
+    """For tests of many small problems, over which several threads only wait for each other."""
+    intraop_threads(1)
