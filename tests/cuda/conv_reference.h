@@ -1,5 +1,5 @@
 // What the conv kernels compute, loop by loop in double. Tensors are dense: images (batch, channel, row,
-// column), weights (out, in, row, column), the selection (batch, row, column, channel).
+// column), weights (out, in / groups, row, column), the selection (batch, row, column, channel).
 #pragma once
 
 #include <cmath>
@@ -20,18 +20,19 @@ inline int64_t image_index(int64_t channels, int64_t height, int64_t width, int6
 // Calls visit(input index, weight index, output index) for every product of the convolution.
 template <class Visit>
 void for_each_product(const ConvPool2d& p, const Visit& visit) {
+  const int64_t group_in = p.in_channels / p.groups, group_out = p.out_channels / p.groups;
   for (int64_t n = 0; n < p.batch; ++n)
     for (int64_t o = 0; o < p.out_channels; ++o)
       for (int64_t y = 0; y < p.conv_h; ++y)
         for (int64_t x = 0; x < p.conv_w; ++x)
-          for (int64_t c = 0; c < p.in_channels; ++c)
+          for (int64_t c = 0; c < group_in; ++c)
             for (int64_t r = 0; r < p.kernel_h; ++r)
               for (int64_t s = 0; s < p.kernel_w; ++s) {
                 const int64_t h = y * p.stride_h - p.pad_top + r * p.dilation_h;
                 const int64_t w = x * p.stride_w - p.pad_left + s * p.dilation_w;
                 if (h < 0 || h >= p.in_h || w < 0 || w >= p.in_w) continue;
-                visit(image_index(p.in_channels, p.in_h, p.in_w, n, c, h, w),
-                      ((o * p.in_channels + c) * p.kernel_h + r) * p.kernel_w + s,
+                visit(image_index(p.in_channels, p.in_h, p.in_w, n, o / group_out * group_in + c, h, w),
+                      ((o * group_in + c) * p.kernel_h + r) * p.kernel_w + s,
                       image_index(p.out_channels, p.conv_h, p.conv_w, n, o, y, x));
               }
 }
