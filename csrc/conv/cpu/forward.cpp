@@ -40,24 +40,27 @@ PackedLayer pack_layer(const ConvPool2d& p, const DirectPlan& plan, const void* 
 struct BandScratch {
   float* strip;
   float* conv_rows;  // a ring of rows that wait to be pooled
-  float* values;     // one output row
-  float* codes;      // its selection
+  float* values;     // two output rows
+  float* codes;      // the selection of one
 
   static int64_t size(const ConvPool2d& p, const DirectPlan& plan) {
     return round_up(plan.strip_size()) + round_up(conv_rows_size(p, plan)) +
-           2 * round_up(p.out_w * plan.block_channels);
+           3 * round_up(p.out_w * plan.block_channels);
   }
+
+  // Rows are computed in pairs: one may be early.
+  static int64_t ring_rows(const ConvPool2d& p) { return p.pool_kernel_h + 1; }
 
   BandScratch(const ConvPool2d& p, const DirectPlan& plan, float* memory)
       : strip(memory),
         conv_rows(strip + round_up(plan.strip_size())),
         values(conv_rows + round_up(conv_rows_size(p, plan))),
-        codes(values + round_up(p.out_w * plan.block_channels)) {}
+        codes(values + 2 * round_up(p.out_w * plan.block_channels)) {}
 
  private:
   static int64_t round_up(int64_t floats) { return (floats + 15) / 16 * 16; }  // to cache lines
   static int64_t conv_rows_size(const ConvPool2d& p, const DirectPlan& plan) {
-    return pools_in_registers(p) ? 0 : p.pool_kernel_h * p.conv_w * plan.block_channels;
+    return pools_in_registers(p) ? 0 : ring_rows(p) * p.conv_w * plan.block_channels;
   }
 };
 
@@ -84,14 +87,14 @@ class BandWorker {
                 std::min(plan_.block_channels, plan_.group_out_channels - channel)};
       first_channel_ = group * plan_.group_out_channels + channel;
       next_conv_row_ = rows.begin;
-      for (int64_t y = first; y < last; ++y) output_row(y);
+      output_rows(first, last);
     }
   }
 
  private:
   // Sets origin_, the address of the first tap of convolution row rows.begin.
   void locate_input(int64_t group, const RowRange& rows) {
-    first_conv_row_ = rows.begin;
+    conv_rows_ = rows;
     const int64_t first_input = rows.begin * p_.stride_h;
     if (plan_.in_place) {
       origin_ = static_cast<const float*>(work_.input) + image_ * p_.input_strides.n +
@@ -104,33 +107,62 @@ class BandWorker {
   }
 
   const float* input_of(int64_t conv_row) const {
-    return origin_ + (conv_row - first_conv_row_) * p_.stride_h * plan_.row_stride;
+    return origin_ + (conv_row - conv_rows_.begin) * p_.stride_h * plan_.row_stride;
   }
 
-  void output_row(int64_t y) {
-    // Whole blocks of fp32 pixels need no detour through the scratch row.
-    const bool direct = p_.dtype == DType::f32 && p_.output_strides.c == 1 && block_.channels % kLanes == 0;
-    const int64_t at = image_ * p_.output_strides.n + first_channel_ * p_.output_strides.c + y * p_.output_strides.h;
-    const PooledRow row{direct ? static_cast<float*>(work_.output) + at : scratch_.values,
-                        direct ? p_.output_strides.w : plan_.block_channels, work_.selection ? scratch_.codes : nullptr,
-                        plan_.block_channels};
-    if (!direct) prefetch_values(at);
-    compute_row(y, row);
-    if (!direct) emit_values(at);
+  void output_rows(int64_t first, int64_t last) {
+    const bool no_pool = p_.pool == Pool::none && !work_.selection;
+    for (int64_t y = first, count; y < last; y += count) {
+      count = no_pool ? std::min<int64_t>(2, last - y) : 1;
+      PooledRow rows[2];
+      for (int64_t i = 0; i < count; ++i) rows[i] = target_row(y + i, i);
+      if (no_pool) {
+        store_rows(plan_, block_, p_.conv_w, p_.activation == Activation::relu,
+                   {count, {input_of(y), input_of(y + 1)}, {rows[0].values, rows[1].values}, rows[0].value_pixel});
+      } else if (pools_in_registers(p_)) {
+        max_pool_row(p_, plan_, block_, input_of(2 * y), rows[0]);
+      } else {
+        pool_from_ring(y, rows[0]);
+      }
+      for (int64_t i = 0; i < count; ++i) emit_row(y + i, rows[i]);
+    }
+  }
+
+  // Whole blocks of fp32 pixels need no detour through scratch memory.
+  bool writes_output() const {
+    return p_.dtype == DType::f32 && p_.output_strides.c == 1 && block_.channels % kLanes == 0;
+  }
+
+  int64_t output_offset(int64_t y) const {
+    return image_ * p_.output_strides.n + first_channel_ * p_.output_strides.c + y * p_.output_strides.h;
+  }
+
+  PooledRow target_row(int64_t y, int64_t slot) const {
+    float* codes = work_.selection ? scratch_.codes : nullptr;
+    if (writes_output()) {
+      return {static_cast<float*>(work_.output) + output_offset(y), p_.output_strides.w, codes, plan_.block_channels};
+    }
+    prefetch_values(output_offset(y));
+    return {scratch_.values + slot * p_.out_w * plan_.block_channels, plan_.block_channels, codes,
+            plan_.block_channels};
+  }
+
+  void emit_row(int64_t y, const PooledRow& row) const {
+    if (!writes_output()) emit_values(row.values, output_offset(y));
     if (row.codes) emit_codes(y);
   }
 
-  void compute_row(int64_t y, const PooledRow& row) {
-    if (pools_in_registers(p_)) return max_pool_row(p_, plan_, block_, input_of(2 * y), row);
-    if (p_.pool == Pool::none && !row.codes) {
-      const bool relu = p_.activation == Activation::relu;
-      return store_row(plan_, block_, input_of(y), p_.conv_w, relu, row.values, row.value_pixel);
-    }
+  void pool_from_ring(int64_t y, const PooledRow& row) {
     const PoolSpan span =
         pool_span(y, p_.pool_kernel_h, p_.pool_stride_h, p_.pool_pad_h, p_.conv_h, p_.count_include_pad);
-    for (next_conv_row_ = std::max(next_conv_row_, span.begin); next_conv_row_ < span.end; ++next_conv_row_) {
-      store_row(plan_, block_, input_of(next_conv_row_), p_.conv_w, false, ring_row(next_conv_row_),
-                plan_.block_channels);
+    next_conv_row_ = std::max(next_conv_row_, span.begin);
+    for (int64_t count; next_conv_row_ < span.end; next_conv_row_ += count) {
+      count = std::min<int64_t>(2, conv_rows_.end - next_conv_row_);
+      store_rows(plan_, block_, p_.conv_w, false,
+                 {count,
+                  {input_of(next_conv_row_), input_of(next_conv_row_ + 1)},
+                  {ring_row(next_conv_row_), ring_row(next_conv_row_ + 1)},
+                  plan_.block_channels});
     }
     const float* rows[kMaxSelectableMaxWindow];
     for (int64_t r = span.begin; r < span.end; ++r) rows[r - span.begin] = ring_row(r);
@@ -138,7 +170,7 @@ class BandWorker {
   }
 
   float* ring_row(int64_t conv_row) const {
-    return scratch_.conv_rows + conv_row % p_.pool_kernel_h * p_.conv_w * plan_.block_channels;
+    return scratch_.conv_rows + conv_row % BandScratch::ring_rows(p_) * p_.conv_w * plan_.block_channels;
   }
 
   // A row of many planes is as many cache misses: they pass while the row is computed.
@@ -152,15 +184,15 @@ class BandWorker {
     }
   }
 
-  void emit_values(int64_t at) const {
+  void emit_values(const float* values, int64_t at) const {
     visit_dtype(p_.dtype, [&]<class T>() {
       T* output = static_cast<T*>(work_.output) + at;
       if (p_.output_strides.c == 1) {
         for (int64_t x = 0; x < p_.out_w; ++x) {
-          convert_row(scratch_.values + x * plan_.block_channels, output + x * p_.output_strides.w, block_.channels);
+          convert_row(values + x * plan_.block_channels, output + x * p_.output_strides.w, block_.channels);
         }
       } else {
-        transpose(scratch_.values, plan_.block_channels, p_.out_w, block_.channels, output, p_.output_strides.c);
+        transpose(values, plan_.block_channels, p_.out_w, block_.channels, output, p_.output_strides.c);
       }
     });
   }
@@ -178,7 +210,8 @@ class BandWorker {
   const DirectPlan& plan_;
   const PackedLayer& layer_;
   const BandScratch scratch_;
-  int64_t image_ = 0, first_channel_ = 0, first_conv_row_ = 0, next_conv_row_ = 0;
+  int64_t image_ = 0, first_channel_ = 0, next_conv_row_ = 0;
+  RowRange conv_rows_{};
   const float* origin_ = nullptr;
   Block block_{};
 };

@@ -43,21 +43,27 @@ int64_t vectors_of(const Block& block) {
 
 }  // namespace
 
-void store_row(const DirectPlan& plan, const Block& block, const float* input, int64_t columns, bool relu, float* out,
-               int64_t pixel) {
+void store_rows(const DirectPlan& plan, const Block& block, int64_t columns, bool relu, const ConvRows& rows) {
   const auto& tiles = relu ? store_tiles<true>(vectors_of(block)) : store_tiles<false>(vectors_of(block));
-  constexpr int64_t kTile = 2 * kMaxColumns;
-  const int64_t count = (columns + kTile - 1) / kTile;
+  // A tile takes the same stretch of two rows. Of a single row it takes two halves, which share a
+  // column if its length is odd.
+  const bool single = rows.count == 1;
+  const int64_t longest = single ? 2 * kMaxColumns : kMaxColumns;
+  const int64_t count = (columns + longest - 1) / longest;
   for (int64_t i = 0; i < count; ++i) {
-    // The two rows of the tile are the halves of this stretch; with an odd length they share a column.
     const int64_t begin = columns * i / count;
     const int64_t end = columns * (i + 1) / count;
-    const int64_t half = (end - begin + 1) / 2;
-    const float* first = input + begin * plan.column_stride;
-    const float* second = input + (end - half) * plan.column_stride;
-    tiles[half - 1](
-        {{first, second}, plan.column_stride, plan.tap_stride, block.weights, plan.block_channels, block.bias}, plan,
-        {{out + begin * pixel, out + (end - half) * pixel}, pixel});
+    const int64_t width = single ? (end - begin + 1) / 2 : end - begin;
+    const int64_t second = single ? end - width : begin;
+    const int64_t below = single ? 0 : 1;
+    tiles[width - 1]({{rows.input[0] + begin * plan.column_stride, rows.input[below] + second * plan.column_stride},
+                      plan.column_stride,
+                      plan.tap_stride,
+                      block.weights,
+                      plan.block_channels,
+                      block.bias},
+                     plan,
+                     {{rows.output[0] + begin * rows.pixel, rows.output[below] + second * rows.pixel}, rows.pixel});
   }
 }
 

@@ -13,10 +13,17 @@ struct Block {
   int64_t channels;      // that exist; the others are zero padding
 };
 
-// Convolution outputs of `columns` columns, ReLU applied or not, to out[column * pixel]. `input` is
-// the address of the first output's first tap.
-void store_row(const DirectPlan& plan, const Block& block, const float* input, int64_t columns, bool relu, float* out,
-               int64_t pixel);
+// One or two rows of convolution outputs: where their inputs begin (the first output's first tap) and
+// where they go, `pixel` floats from column to column.
+struct ConvRows {
+  int64_t count;
+  const float* input[2];
+  float* output[2];
+  int64_t pixel;
+};
+
+// Computes the rows, with ReLU or without.
+void store_rows(const DirectPlan& plan, const Block& block, int64_t columns, bool relu, const ConvRows& rows);
 
 // True if convolution and pool run in one go: a 2x2 max-pool with stride 2 whose windows are whole.
 bool pools_in_registers(const ConvPool2d& problem);

@@ -12,7 +12,7 @@
 namespace fastvision {
 
 #if defined(CPU_CAPABILITY_AVX512)
-constexpr int kMaxColumns = 6;
+constexpr int kMaxColumns = 7;
 #else
 constexpr int kMaxColumns = 2;
 #endif
