@@ -15,11 +15,6 @@ def images():
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
 
 
-def use_circular_padding(model):
-    model[0].padding_mode = "circular"
-    model[0]._reversed_padding_repeated_twice = [1, 1, 1, 1]
-
-
 def use_weight_norm(model):
     parametrizations.weight_norm(model[0])
     model[0].parametrizations.weight.original0.data.mul_(2)
@@ -33,7 +28,7 @@ CHANGES = {
     "conv stride": lambda m: setattr(m[0], "stride", (2, 2)),
     "conv padding": lambda m: setattr(m[0], "padding", (2, 2)),
     "conv dilation": lambda m: setattr(m[0], "dilation", (2, 2)),
-    "conv padding_mode": use_circular_padding,
+    "conv padding_mode": lambda m: setattr(m[0], "padding_mode", "circular"),
     "weight data": lambda m: m[0].weight.data.mul_(2),
     "weight replaced": lambda m: setattr(m[0], "weight", nn.Parameter(torch.ones(8, 3, 3, 3))),
     "bias removed": lambda m: setattr(m[0], "bias", None),
@@ -75,7 +70,13 @@ def test_the_plan_is_never_stale(change):
 def test_average_pool_options_are_never_stale(images):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d(3, padding=1))
     converted = convert(model)
-    for name, value in (("count_include_pad", False), ("divisor_override", 5), ("stride", 1), ("padding", 0)):
+    for name, value in (
+        ("kernel_size", 2),
+        ("stride", 2),
+        ("count_include_pad", False),
+        ("padding", 0),
+        ("divisor_override", 5),
+    ):
         before = converted(images)
         for module in (model, converted):
             setattr(module[2], name, value)
@@ -97,15 +98,17 @@ def test_batch_norm_in_train_and_eval_mode(images):
         assert_close(converted.state_dict(), model.state_dict())
 
 
-def test_dropout_in_train_and_eval_mode(images):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Dropout(), nn.MaxPool2d(2))
+@pytest.mark.parametrize("dropout", [nn.Dropout, nn.Dropout2d])
+def test_dropout_in_train_and_eval_mode(dropout, images):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), dropout(), nn.MaxPool2d(2))
     converted = convert(model)
-    torch.manual_seed(4)
-    expected = model(images)
-    torch.manual_seed(4)
-    assert_close(converted(images), expected)
-    assert not torch.equal(converted(images), converted(images))
-    assert_close(converted.eval()(images), model.eval()(images))
+    for mode in (False, True, False):
+        outputs = []
+        for module in (model.train(mode), converted.train(mode)):
+            torch.manual_seed(4)
+            outputs.append(module(images))
+        assert_close(*outputs)
+        assert torch.equal(converted(images), converted(images)) is not mode
 
 
 def test_batch_norm_that_does_not_fit_raises_as_stock(images):

@@ -145,6 +145,13 @@ def test_a_stock_sequential_around_a_converted_one():
 
 
 def test_shared_layers_have_one_row_each():
-    net = seeded(Net)
-    net.again = net.stem
-    assert [row.name for row in explain(net).rows].count("stem") == 1
+    layer, block = conv(), nn.Sequential(conv(), nn.ReLU())
+    model = nn.ModuleDict(
+        {
+            "first": nn.Sequential(block, nn.MaxPool2d(2)),
+            "block": block,
+            "list": nn.ModuleList([layer]),
+            "again": nn.ModuleList([layer]),
+        }
+    )
+    assert [row.name for row in explain(model).rows] == ["first.0.0 to first.1", "list.0"]

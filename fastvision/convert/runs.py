@@ -30,8 +30,8 @@ _FUSIBLE = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, *_IDENTITIES, *_POOLS)
 _FOLDED_DTYPES = (torch.float32, torch.float64)
 
 # Weights that are folded in the time that one pixel of output takes BatchNorm2d, ReLU and pooling. Measured with
-# 3x3 kernels, 8 to 512 channels, batch 1, one core: folding wins up to 16 weights per pixel, and loses beyond where
-# they leave the cache (512 channels: even at 24, 1.5 times as slow at 94).
+# 3x3 kernels, 64 to 512 channels, one core: at 3 to 12 weights per pixel a folded run takes 0.46 to 1.03 of the time
+# of its layers one by one; at 24, with the 9 MB of weights of 512 channels, 1.2.
 _WEIGHTS_FOLDED_PER_PIXEL = 16
 
 
