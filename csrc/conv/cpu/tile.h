@@ -13,6 +13,8 @@ namespace fastvision {
 
 #if defined(CPU_CAPABILITY_AVX512)
 constexpr int kMaxColumns = 7;
+#elif defined(CPU_CAPABILITY_AVX2)
+constexpr int kMaxColumns = 3;
 #else
 constexpr int kMaxColumns = 2;
 #endif
