@@ -48,7 +48,9 @@ def import_torch():
 def compiler() -> str:
     cxx = os.environ.get("CXX", "g++")
     if shutil.which(shlex.split(cxx)[0]) is None:
-        fail(f"no C++ compiler: '{cxx}' was not found. Install g++ 12 or newer (Debian: apt-get install g++) or set CXX.")
+        fail(
+            f"no C++ compiler: '{cxx}' was not found. Install g++ 12 or newer (Debian: apt-get install g++) or set CXX."
+        )
     return cxx
 
 
@@ -120,7 +122,13 @@ def libraries() -> list[Library]:
         # Hidden symbols: an inline function compiled for AVX-512 must never serve another library.
         # (GCC 12's AVX-512 headers warn of themselves.)
         quiet = ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
-        optimise = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
+        optimise = [
+            "-O3",
+            "-fno-math-errno",
+            "-fno-trapping-math",
+            "-fvisibility=hidden",
+            "-fvisibility-inlines-hidden",
+        ]
         result.append(
             Library(
                 f"_cpu_{name}.so",

@@ -1,7 +1,11 @@
 """fastvision makes existing PyTorch vision and sequence models faster without changing what they compute."""
 
-from fastvision import _native  # noqa: F401  (registers the operators)
-from fastvision import backends, nn, ops
+from fastvision import (
+    _native,  # noqa: F401  (registers the operators)
+    backends,
+    nn,
+    ops,
+)
 from fastvision.convert import Report, convert, explain, revert
 from fastvision.version import __version__
 
