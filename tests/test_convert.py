@@ -182,6 +182,19 @@ def test_subclasses_that_keep_the_forward(images):
     assert type(revert(converted)) is Named
 
 
+class Rebuilt(Named):
+    """Says itself how it is pickled."""
+
+    def __reduce__(self):
+        return Rebuilt, (self.channels,)
+
+
+def test_subclasses_with_a_pickle_of_their_own():
+    clone = pickle.loads(pickle.dumps(convert(Rebuilt(4))))
+    assert type(clone) is Rebuilt
+    assert clone.channels == 4
+
+
 class Backwards(nn.Sequential):
     def forward(self, input):
         for layer in reversed(list(self)):
@@ -285,6 +298,16 @@ def test_symbolic_and_torchscript_tracing_see_the_stock_layers(net, images):
     assert "features.2" in {node.target for node in graph.graph.nodes}
     assert_close(graph(images), net.eval()(images))
     assert "fastvision::" not in str(torch.jit.trace(converted, images).inlined_graph)
+
+
+def test_gradients_of_single_images_by_function_transforms(net, images):
+    def gradients(model):
+        def loss(parameters, image):
+            return torch.func.functional_call(model, parameters, (image[None],)).square().sum()
+
+        return torch.vmap(torch.func.grad(loss), (None, 0))(dict(model.named_parameters()), images)
+
+    assert_close(gradients(convert(net).eval()), gradients(net.eval()), rtol=1e-4, atol=1e-4)
 
 
 def test_autocast(images):
