@@ -105,8 +105,9 @@ def libraries() -> list[Library]:
         Library(
             "libfastvision.so",
             [CSRC / "library.cpp", *sorted(CSRC.glob("core/*.cpp")), *sorted(CSRC.glob("conv/*.cpp"))],
-            [*common, "-O2", "-fvisibility=hidden", "-fvisibility-inlines-hidden"],
-            [*link, "-Wl,-soname,libfastvision.so", "-ltorch_cpu", "-lc10", "-ldl"],
+            # at::parallel_for is a template: without OpenMP here it would silently be a plain loop.
+            [*common, "-O2", "-fopenmp", "-fvisibility=hidden", "-fvisibility-inlines-hidden"],
+            [*link, "-fopenmp", "-Wl,-soname,libfastvision.so", "-ltorch_cpu", "-lc10", "-ldl"],
         ),
         Library(
             f"_C{python_suffix}",
