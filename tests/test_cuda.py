@@ -1,7 +1,9 @@
 """The CUDA side without a GPU: the emulator that runs kernels on the CPU, and the kernels on it."""
 
+import cuda_budget
 import cuda_programs
 import pytest
+from cuda_budget import ARCHITECTURES, ROOT, Kernel
 from cuda_programs import CONV_DRIVER, SANITIZERS, SCHEDULES, SEEDED_BUGS
 
 pytestmark = pytest.mark.skipif(bool(cuda_programs.compiler_missing()), reason=str(cuda_programs.compiler_missing()))
@@ -87,3 +89,54 @@ def test_conv_kernels_equal_plain_loops(sanitizer, cases, schedule):
 def test_conv_kernels_on_several_threads():
     result = CONV_DRIVER.run("thread", "forward", "3", "100", "4", timeout=300)
     assert result.returncode == 0, result.stdout
+
+
+def kernel(**differences) -> Kernel:
+    fine = {"registers": 100, "shared_bytes": 20_000, "instructions": {"loads_128": 4, "tensor_core_products": 8}}
+    return Kernel("a<F16, 64>", 80, **(fine | differences))
+
+
+LIMITS = {"a<*>": {"registers": 128, "warps": {"default": 16, "75": 8}, "loads_128": 4, "tensor_core_products": 8}}
+
+
+@pytest.mark.parametrize(
+    ("differences", "message"),
+    [
+        ({"spilled_bytes": 8}, "8 bytes of registers spilled"),
+        ({"stack_bytes": 16}, "16 bytes of stack"),
+        ({"registers": 130}, "130 registers, at most 128"),
+        ({"shared_bytes": 45_000}, "12 warps per multiprocessor, at least 16"),
+        ({"instructions": {"tensor_core_products": 8}}, "0 loads_128, at least 4"),
+        ({"instructions": {"loads_128": 4}}, "0 tensor_core_products, at least 8"),
+    ],
+)
+def test_budget_names_what_is_over(differences, message):
+    found = cuda_budget.violations(kernel(**differences), LIMITS)
+    assert any(message in text for text in found), found
+
+
+def test_budget_accepts_and_has_one_entry_per_kernel():
+    assert cuda_budget.violations(kernel(), LIMITS) == []
+    assert cuda_budget.violations(kernel(), {}) == ["a<F16, 64>: 0 entries in the budget, expected 1"]
+    assert cuda_budget.unused([kernel()], LIMITS | {"b<*>": {}}) == ["b<*>"]
+
+
+def test_occupancy_is_bounded_by_registers_shared_memory_and_warps():
+    ampere = ARCHITECTURES[80]
+    assert ampere.resident_warps(registers=168, shared_bytes=0, threads=128) == 12
+    assert ampere.resident_warps(registers=32, shared_bytes=80 * 1024, threads=128) == 8
+    assert ampere.resident_warps(registers=32, shared_bytes=0, threads=256) == 64
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cuda_budget.find_nvcc() is None, reason="nvcc was not found (CUDA_HOME, PATH, /usr/local/cuda)")
+@pytest.mark.skipif(
+    cuda_budget.find_cuobjdump() is None,
+    reason="cuobjdump was not found (pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)",
+)
+@pytest.mark.parametrize("source", ["gemm_f32.cu", "gemm_tf32.cu", "gemm_f16.cu", "gemm_bf16.cu"])
+def test_kernels_keep_their_budget(source, tmp_path):
+    kernels = cuda_budget.inspect(ROOT / "csrc" / "conv" / "cuda" / source, [80], tmp_path)
+    assert kernels
+    budget = cuda_budget.read_budget()
+    assert [text for k in kernels for text in cuda_budget.violations(k, budget)] == []
