@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 
 from fastvision.cli import app as commands
 from fastvision.cli import demo, info
-from fastvision.training import Comparison, Implementation, comparison, measure
+from fastvision.training import Comparison, Implementation, Timing, comparison, measure
 
 
 def run(*arguments: str):
@@ -152,17 +153,18 @@ def rendered_rows(result: Comparison) -> dict[str, list[str]]:
 
 
 def test_results_table():
-    stock = Implementation(
-        0.975, seconds_per_epoch=2.0, image_latency=40e-6, batch_latency=3e-3, peak_memory=30_000_000
-    )
-    ours = Implementation(0.975, seconds_per_epoch=0.5, image_latency=10e-6, batch_latency=1e-3, peak_memory=None)
+    stock = Implementation(0.975, Timing(2.0, 0.1), Timing(40e-6, 6e-6), Timing(3e-3, 0.0), peak_memory=30_000_000)
+    ours = Implementation(0.975, Timing(0.5, 0.1), Timing(10e-6, 1e-6), Timing(1e-3, 1e-3), peak_memory=None)
     rows = rendered_rows(Comparison(stock, ours, 1.5e-6, 20.0, 1, torch.nn.Identity()))
     assert rows["test accuracy"] == ["97.50%", "97.50%", ""]
-    assert rows["training, s per epoch"] == ["2.00", "0.50", "4.00"]
-    assert rows["latency of 1 image, µs"] == ["40", "10", "4.00"]
-    assert rows["latency of 32 images, µs"] == ["3000", "1000", "3.00"]
+    assert rows["training, s per epoch"] == ["2.00 ±5%", "0.50 ±20%", "4.00"]
+    assert rows["latency of 1 image, µs"] == ["40 ±15%", "10 ±10%", "4.00"]
+    assert rows["latency of 32 images, µs"] == ["3000 ±0%", "1000 ±100%", "3.00"]
     assert rows["peak training memory, MB"] == ["not known", "not known", ""]
     assert rows["largest output difference"] == ["", "1.5e-06", ""]
+
+    rows = rendered_rows(Comparison(stock, replace(ours, peak_memory=12_000_000), 0.0, 20.0, 1, torch.nn.Identity()))
+    assert rows["peak training memory, MB"] == ["30.0", "12.0", "2.50"]
 
 
 def test_bench_gets_its_arguments(monkeypatch):

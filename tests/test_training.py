@@ -124,6 +124,11 @@ def test_no_images(function):
         function(small_model(), dark_and_bright(0))
 
 
+def test_timing():
+    timing = training.Timing.of([4.0, 1.0, 2.0, 3.0, 10.0])
+    assert (timing.median, timing.iqr) == (3.0, 2.0)
+
+
 def test_latencies_take_turns_in_inference_mode(monkeypatch):
     monkeypatch.setattr(measure, "SECONDS_PER_ROUND", 1e-4)
     calls = []
@@ -138,7 +143,7 @@ def test_latencies_take_turns_in_inference_mode(monkeypatch):
             if not calls or calls[-1] != self.name:
                 calls.append(self.name)
 
-    latencies = training.measure.median_latencies([Recorder("a"), Recorder("b")], torch.zeros(1))
+    latencies = measure.measure_latencies([Recorder("a"), Recorder("b")], torch.zeros(1))
     assert calls == ["a", "b"] * measure.ROUNDS
     assert len(latencies) == 2
 

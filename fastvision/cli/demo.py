@@ -13,6 +13,7 @@ from fastvision import training
 from fastvision.cli.info import cpu_name
 from fastvision.data import ImageDataset
 from fastvision.training.comparison import BATCH_SIZE, Comparison
+from fastvision.training.measure import Timing
 from fastvision.training.pictures import draw_predictions
 
 IMAGES_TO_SEE = 100_000  # in all epochs together: enough to be well trained
@@ -123,25 +124,28 @@ def results_table(comparison: Comparison) -> Table:
     table.add_column("fastvision", justify="right")
     table.add_column("stock / fastvision", justify="right")
     table.add_row("test accuracy", f"{stock.accuracy:.2%}", f"{ours.accuracy:.2%}", "")
-    _add_quantity(table, "training, s per epoch", stock.seconds_per_epoch, ours.seconds_per_epoch, 1, ".2f")
-    _add_quantity(table, "latency of 1 image, µs", stock.image_latency, ours.image_latency, 1e6, ".0f")
-    _add_quantity(table, "latency of 32 images, µs", stock.batch_latency, ours.batch_latency, 1e6, ".0f")
+    _add_timing(table, "training, s per epoch", stock.epoch, ours.epoch, 1, ".2f")
+    _add_timing(table, "latency of 1 image, µs", stock.image_latency, ours.image_latency, 1e6, ".0f")
+    _add_timing(table, "latency of 32 images, µs", stock.batch_latency, ours.batch_latency, 1e6, ".0f")
+    memory = "peak training memory, MB"
     if stock.peak_memory is None or ours.peak_memory is None:
-        table.add_row("peak training memory, MB", "not known", "not known", "")
+        table.add_row(memory, "not known", "not known", "")
     else:
-        _add_quantity(table, "peak training memory, MB", stock.peak_memory, ours.peak_memory, 1e-6, ".1f")
+        ratio = f"{stock.peak_memory / ours.peak_memory:.2f}" if ours.peak_memory else ""
+        table.add_row(memory, f"{stock.peak_memory / 1e6:.1f}", f"{ours.peak_memory / 1e6:.1f}", ratio)
     table.add_row("largest output difference", "", f"{comparison.largest_difference:.1e}", "")
     table.caption = (
-        f"Times are medians. Memory is what training steps with {BATCH_SIZE} images add, each implementation measured "
+        "Times are medians ± their interquartile range: where it is wide, other programs kept the machine busy. "
+        f"Memory is what training steps with {BATCH_SIZE} images add, each implementation measured "
         "in its own process. The difference is between the outputs of both for the same trained weights and all test "
         f"images; the largest output is {comparison.largest_score:.1f}."
     )
     return table
 
 
-def _add_quantity(table: Table, name: str, stock: float, ours: float, scale: float, form: str) -> None:
-    ratio = f"{stock / ours:.2f}" if ours > 0 else ""
-    table.add_row(name, f"{stock * scale:{form}}", f"{ours * scale:{form}}", ratio)
+def _add_timing(table: Table, name: str, stock: Timing, ours: Timing, scale: float, form: str) -> None:
+    cells = [f"{timing.median * scale:{form}} ±{timing.iqr / timing.median:.0%}" for timing in (stock, ours)]
+    table.add_row(name, *cells, f"{stock.median / ours.median:.2f}")
 
 
 def _count(number: int, one: str, several: str | None = None) -> str:

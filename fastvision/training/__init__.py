@@ -3,6 +3,7 @@
 from fastvision.training.build import build_model
 from fastvision.training.comparison import Comparison, Implementation, compare
 from fastvision.training.loop import EpochResult, Evaluation, Progress, Trainer, evaluate, fit, predict
+from fastvision.training.measure import Timing
 
 __all__ = [
     "Comparison",
@@ -10,6 +11,7 @@ __all__ = [
     "Evaluation",
     "Implementation",
     "Progress",
+    "Timing",
     "Trainer",
     "build_model",
     "compare",

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import fastvision
 from fastvision.data import ImageDataset
 from fastvision.training.build import build_model
 from fastvision.training.loop import Progress, Trainer, evaluate, predict
-from fastvision.training.measure import TrainingRun, median_latencies, peak_training_memory
+from fastvision.training.measure import Timing, TrainingRun, measure_latencies, peak_training_memory
 
 BATCH_SIZE = 64
 LATENCY_BATCH_SIZE = 32
@@ -27,16 +26,16 @@ class Implementation:
 
     Attributes:
         accuracy: Share of the test images that the trained model recognises, 0 to 1.
-        seconds_per_epoch: Median duration of a training epoch.
-        image_latency: Median seconds of inference on one image.
-        batch_latency: Median seconds of inference on a batch of 32.
+        epoch: Duration of a training epoch.
+        image_latency: Duration of inference on one image.
+        batch_latency: Duration of inference on a batch of 32.
         peak_memory: Bytes that training adds at its peak; None where they can't be measured.
     """
 
     accuracy: float
-    seconds_per_epoch: float
-    image_latency: float
-    batch_latency: float
+    epoch: Timing
+    image_latency: Timing
+    batch_latency: Timing
     peak_memory: int | None
 
 
@@ -88,7 +87,7 @@ def compare(
     """
     models = [build_model(train_set, converted=converted, seed=seed).to(device) for converted in (False, True)]
     trainers = [Trainer(model, train_set, batch_size=BATCH_SIZE, seed=seed) for model in models]
-    epoch_seconds = _train_in_turns(trainers, epochs, time_limit, on_batch)
+    epoch_timings = _train_in_turns(trainers, epochs, time_limit, on_batch)
     for model in models:
         model.eval()
 
@@ -100,12 +99,12 @@ def compare(
 
     announce("latency")
     images = torch.rand(LATENCY_BATCH_SIZE, *test_set.image_shape, device=device)
-    image_latencies = median_latencies(models, images[:1])
-    batch_latencies = median_latencies(models, images)
+    image_latencies = measure_latencies(models, images[:1])
+    batch_latencies = measure_latencies(models, images)
 
     announce("peak memory, each in its own process")
     memories = [_peak_memory(train_set, converted, device) for converted in (False, True)]
-    measured = zip(accuracies, epoch_seconds, image_latencies, batch_latencies, memories, strict=True)
+    measured = zip(accuracies, epoch_timings, image_latencies, batch_latencies, memories, strict=True)
     stock, ours = (Implementation(*values) for values in measured)
     return Comparison(
         stock=stock,
@@ -122,8 +121,8 @@ def _train_in_turns(
     epochs: int,
     time_limit: float,
     on_batch: Callable[[str, Progress], None] | None,
-) -> list[float]:
-    """Trains for `epochs` or until the next would exceed the time limit; each trainer's median seconds per epoch."""
+) -> list[Timing]:
+    """Trains for `epochs`, or until the next would exceed the time limit."""
     start = time.perf_counter()
     seconds: list[list[float]] = [[] for _ in trainers]
     for epoch in range(epochs):
@@ -133,7 +132,7 @@ def _train_in_turns(
         for name, trainer, durations in zip(NAMES, trainers, seconds, strict=True):
             report = functools.partial(on_batch, name) if on_batch else None
             durations.append(trainer.run_epoch(report).seconds)
-    return [statistics.median(durations) for durations in seconds]
+    return [Timing.of(durations) for durations in seconds]
 
 
 def _peak_memory(dataset: ImageDataset, converted: bool, device: torch.device | str) -> int | None:

@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
@@ -23,8 +23,21 @@ SECONDS_PER_ROUND = 0.2
 MEMORY_STEPS = 3
 
 
-def median_latencies(models: Sequence[nn.Module], images: Tensor) -> list[float]:
-    """Median seconds that each model takes for `images`, in inference mode, with the threads that torch is set to.
+@dataclass(frozen=True)
+class Timing:
+    """Median and interquartile range of durations, in seconds."""
+
+    median: float
+    iqr: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Timing":
+        first, median, third = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
+        return cls(median, third - first)
+
+
+def measure_latencies(models: Sequence[nn.Module], images: Tensor) -> list[Timing]:
+    """How long each model takes for `images`, in inference mode, with the threads that torch is set to.
 
     The models take turns, so that whatever else the machine does disturbs all of them alike.
     """
@@ -37,7 +50,7 @@ def median_latencies(models: Sequence[nn.Module], images: Tensor) -> list[float]
         for _ in range(ROUNDS):
             for timer, seconds in zip(timers, times, strict=True):
                 seconds += timer.blocked_autorange(min_run_time=SECONDS_PER_ROUND).times
-    return [statistics.median(seconds) for seconds in times]
+    return [Timing.of(seconds) for seconds in times]
 
 
 @dataclass(frozen=True)
