@@ -230,4 +230,9 @@ class BuildNative(build_ext):
         return getattr(self, "built", [])
 
 
+# At the start, not after minutes: everything but a source archive needs both.
+if not {"sdist", "egg_info"} & set(sys.argv):
+    import_torch()
+    compiler()
+
 setup(cmdclass={"build_ext": BuildNative}, ext_modules=[Extension("fastvision._C", ["csrc/python.cpp"])])
