@@ -91,6 +91,12 @@ def test_conv_kernels_on_several_threads():
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.slow
+def test_conv_kernels_on_images_more_than_2_to_the_31_elements_apart():
+    result = CONV_DRIVER.run("plain", "forward", "60", "200", "1", "far", timeout=300)
+    assert result.returncode == 0, result.stdout
+
+
 def kernel(**differences) -> Kernel:
     fine = {"registers": 100, "shared_bytes": 20_000, "instructions": {"loads_128": 4, "tensor_core_products": 8}}
     return Kernel("a<F16, 64>", 80, **(fine | differences))

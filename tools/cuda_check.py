@@ -87,6 +87,7 @@ def execute(jobs: int) -> list[str]:
             for sanitizer, cases in CASES.items():
                 runs.append((CONV_DRIVER, sanitizer, schedule, [str(cases), str(1000 * (number + 1)), "1"]))
         runs.append((CONV_DRIVER, "thread", "forward", ["15", "9000", "4"]))
+        runs.append((CONV_DRIVER, "plain", "forward", ["200", "9100", "1", "far"]))
         results = list(pool.map(lambda run: run[0].run(run[1], run[2], *run[3], timeout=600), runs))
     return [
         f"{program.name} {' '.join(arguments)} ({sanitizer}, {schedule}):\n{result.stdout}"

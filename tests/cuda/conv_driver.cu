@@ -2,13 +2,16 @@
 // conv_reference.h. Inputs are small integers, so that sums are exact in every format and nearly all
 // results, the selection with its many ties included, must be equal to the last bit.
 //
-//   conv_driver CASES SEED THREADS   so many random problems on each of so many threads;
-//                                    exit status 1 and a line for each problem that differs
+//   conv_driver CASES SEED THREADS [far]   so many random problems on each of so many threads;
+//                                          exit status 1 and a line for each problem that differs; `far` puts
+//                                          more than 2^31 elements between one image of a batch and the next
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <random>
 #include <string>
 #include <thread>
@@ -63,6 +66,8 @@ struct Problem {
   bool with_bias, training, channels_last, unaligned, with_nan;
 };
 
+constexpr int64_t kFar = int64_t{1} << 31;  // elements
+
 ImageStrides dense_strides(bool channels_last, int64_t channels, int64_t height, int64_t width) {
   if (channels_last) return {channels * height * width, 1, channels * width, channels};
   return {channels * height * width, height * width, width, 1};
@@ -89,7 +94,7 @@ void choose_pool(Random& random, ConvPool2d& p) {
   p.pool_pad_w = random.between(0, static_cast<int>(p.pool_kernel_w / 2));
 }
 
-Problem random_problem(Random& random) {
+Problem random_problem(Random& random, bool far) {
   Problem problem{};
   ConvPool2d& p = problem.p;
   p.dtype = random.one_of({DType::f32, DType::f16, DType::bf16});
@@ -120,6 +125,10 @@ Problem random_problem(Random& random) {
   problem.with_nan = random.chance(6);
   p.input_strides = dense_strides(problem.channels_last, p.in_channels, p.in_h, p.in_w);
   p.output_strides = dense_strides(problem.channels_last, p.out_channels, p.out_h, p.out_w);
+  if (far) {
+    p.input_strides.n += kFar;
+    p.output_strides.n += kFar;
+  }
   return problem;
 }
 
@@ -147,22 +156,43 @@ Values random_values(Random& random, int64_t count, int largest) {
   return values;
 }
 
-// Dense storage in the kernels' type, of exactly the tensor's size; `unaligned` moves it off 16-byte boundaries.
+// Memory for elements in the kernels' type. As a rule of exactly the size asked for, so that AddressSanitizer
+// sees what goes beyond; beyond 2^31 elements only the pages that are touched exist.
 template <class Element>
 class Tensor {
  public:
-  explicit Tensor(int64_t count, bool unaligned = false)
-      : count_(count), offset_(unaligned ? 1 : 0), storage_(new Element[count + offset_]) {
-    for (int64_t i = 0; i < count; ++i) data()[i] = gpu::from_float<Element>(std::nanf(""));
+  // `unaligned` moves it off 16-byte boundaries.
+  explicit Tensor(int64_t size, bool unaligned = false)
+      : offset_(unaligned ? 1 : 0), bytes_((size + offset_) * sizeof(Element)) {
+    if (size < kFar) {
+      data_ = static_cast<Element*>(std::malloc(bytes_));
+      for (int64_t i = 0; i < size + offset_; ++i) data_[i] = gpu::from_float<Element>(std::nanf(""));
+    } else {
+      void* pages = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (pages == MAP_FAILED) std::abort();
+      data_ = static_cast<Element*>(pages);
+      mapped_ = true;
+    }
   }
-  Element* data() { return storage_.get() + offset_; }
-  double at(int64_t i) const { return gpu::to_float(storage_[i + offset_]); }
+  ~Tensor() {
+    if (mapped_) {
+      munmap(data_, bytes_);
+    } else {
+      std::free(data_);
+    }
+  }
+  Tensor(const Tensor&) = delete;
+  Tensor& operator=(const Tensor&) = delete;
+
+  Element* data() { return data_ + offset_; }
+  double at(int64_t i) const { return gpu::to_float(data_[i + offset_]); }
   void set(int64_t i, double value) { data()[i] = gpu::from_float<Element>(static_cast<float>(value)); }
-  int64_t size() const { return count_; }
 
  private:
-  int64_t count_, offset_;
-  std::unique_ptr<Element[]> storage_;
+  int64_t offset_;
+  size_t bytes_;
+  Element* data_ = nullptr;
+  bool mapped_ = false;
 };
 
 // Position in memory of each element of a dense (batch, channel, row, column) tensor.
@@ -181,11 +211,13 @@ std::vector<int64_t> dense_layout(int64_t count) {
   return places;
 }
 
+int64_t size_of(const std::vector<int64_t>& places) {
+  return *std::max_element(places.begin(), places.end()) + 1;
+}
+
 template <class Element>
-Tensor<Element> upload(const Values& values, const std::vector<int64_t>& places, bool unaligned = false) {
-  Tensor<Element> tensor(static_cast<int64_t>(values.size()), unaligned);
+void upload(const Values& values, const std::vector<int64_t>& places, Tensor<Element>& tensor) {
   for (size_t i = 0; i < values.size(); ++i) tensor.set(places[i], values[i]);
-  return tensor;
 }
 
 // The first difference in words, or nothing.
@@ -220,12 +252,14 @@ std::string check_backward(const Problem& problem, Random& random, const referen
   const auto conv_strides = dense_strides(true, p.out_channels, p.conv_h, p.conv_w);
   const auto conv_places = layout(conv_strides, p.batch, p.out_channels, p.conv_h, p.conv_w);
   const Values gradients = random_values(random, static_cast<int64_t>(forward.output.size()), 2);
-  Tensor<Element> grad_output = upload<Element>(gradients, out_places);
+  Tensor<Element> grad_output(size_of(out_places));
+  upload(gradients, out_places, grad_output);
   const uint8_t* selection = needs_selection(p) ? forward.selection.data() : nullptr;
 
+  const int64_t weight_size = static_cast<int64_t>(weights.size());
   DriverContext context;
-  Tensor<Element> grad_conv(static_cast<int64_t>(conv_places.size()));
-  Tensor<Element> grad_input(input.size()), grad_weight(weight.size()), grad_bias(p.out_channels);
+  Tensor<Element> grad_conv(size_of(conv_places));
+  Tensor<Element> grad_input(size_of(in_places)), grad_weight(weight_size), grad_bias(p.out_channels);
   const char* error = cuda_conv_kernels.unpool(p, grad_output.data(), selection, grad_conv.data(), context);
   if (error == nullptr) {
     error = cuda_conv_kernels.backward(p,
@@ -240,7 +274,7 @@ std::string check_backward(const Problem& problem, Random& random, const referen
   for (const std::string& difference :
        {compare("grad_conv", grad_conv, conv_places, expected_conv, tolerance),
         compare("grad_input", grad_input, in_places, expected.input, tolerance),
-        compare("grad_weight", grad_weight, dense_layout(weight.size()), expected.weight, 8 * tolerance),
+        compare("grad_weight", grad_weight, dense_layout(weight_size), expected.weight, 8 * tolerance),
         compare("grad_bias", grad_bias, dense_layout(p.out_channels), expected.bias, 8 * tolerance)}) {
     if (!difference.empty()) return difference;
   }
@@ -256,12 +290,15 @@ std::string check(const Problem& problem, Random& random) {
   if (problem.with_nan) inputs[random.between(0, static_cast<int>(inputs.size()) - 1)] = std::nan("");
   const Values weights = random_values(random, p.out_channels * p.in_channels * p.kernel_h * p.kernel_w, 1);
   const Values biases = random_values(random, p.out_channels, 3);
-  Tensor<Element> input = upload<Element>(inputs, in_places, problem.unaligned);
-  Tensor<Element> weight = upload<Element>(weights, dense_layout(static_cast<int64_t>(weights.size())));
-  Tensor<Element> bias = upload<Element>(biases, dense_layout(p.out_channels));
+  const auto weight_places = dense_layout(static_cast<int64_t>(weights.size()));
+  Tensor<Element> input(size_of(in_places), problem.unaligned);
+  Tensor<Element> weight(size_of(weight_places)), bias(p.out_channels);
+  upload(inputs, in_places, input);
+  upload(weights, weight_places, weight);
+  upload(biases, dense_layout(p.out_channels), bias);
 
   DriverContext context;
-  Tensor<Element> output(static_cast<int64_t>(out_places.size()));
+  Tensor<Element> output(size_of(out_places));
   const bool selects = problem.training && needs_selection(p);
   std::vector<uint8_t> selection(selects ? out_places.size() : 0);
   const char* error = cuda_conv_kernels.forward(p,
@@ -285,11 +322,11 @@ std::string check(const Problem& problem, Random& random) {
   return problem.p.dtype == DType::f16 ? check<__half>(problem, random) : check<__nv_bfloat16>(problem, random);
 }
 
-int count_wrong(int cases, unsigned seed) {
+int count_wrong(int cases, unsigned seed, bool far) {
   Random random(seed);
   int wrong = 0;
   for (int i = 0; i < cases; ++i) {
-    const Problem problem = random_problem(random);
+    const Problem problem = random_problem(random, far);
     const std::string difference = check(problem, random);
     if (difference.empty()) continue;
     std::printf("%s: %s\n", describe(problem).c_str(), difference.c_str());
@@ -302,12 +339,13 @@ int count_wrong(int cases, unsigned seed) {
 }  // namespace fastvision
 
 int main(int count, char** arguments) {
-  if (count != 4) return 2;
+  if (count < 4 || count > 5) return 2;
+  const bool far = count == 5 && std::strcmp(arguments[4], "far") == 0;
   const int cases = std::atoi(arguments[1]), seed = std::atoi(arguments[2]), threads = std::atoi(arguments[3]);
   std::atomic<int> wrong{0};
   std::vector<std::thread> workers;
   for (int i = 0; i < threads; ++i) {
-    workers.emplace_back([&, i] { wrong += fastvision::count_wrong(cases, static_cast<unsigned>(seed + i)); });
+    workers.emplace_back([&, i] { wrong += fastvision::count_wrong(cases, static_cast<unsigned>(seed + i), far); });
   }
   for (std::thread& worker : workers) worker.join();
   std::printf("%d of %d problems differ\n", wrong.load(), cases * threads);

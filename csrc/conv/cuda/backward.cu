@@ -1,3 +1,4 @@
+// The gradients: the pooled gradient back onto the convolution, then products over pixels and over taps, and sums.
 #include "conv/cuda/backward.h"
 
 #include "conv/cuda/forward.h"
@@ -17,6 +18,10 @@ struct ChannelsLast {
     return {height * width * channels, 1, width * channels, channels};
   }
 };
+
+bool is_dense(const ImageStrides& strides, const ImageStrides& dense) {
+  return strides.n == dense.n && strides.c == dense.c && strides.h == dense.h && strides.w == dense.w;
+}
 
 // Copies an image into a workspace, channels last and padded.
 template <class Element>
@@ -40,9 +45,9 @@ const char* run_relayout(const void* image, const ImageStrides& strides, int64_t
 
 template <class Element>
 const char* input_channels_last(const ConvPool2d& p, const void* input, Context& context, ChannelsLast& result) {
-  if (aligned_channels<Element>(input, p.input_strides, p.in_channels) && p.input_strides.w == p.in_channels &&
-      p.input_strides.h == p.in_channels * p.in_w && p.input_strides.n == p.in_channels * p.in_w * p.in_h) {
-    result = {input, p.in_channels};
+  result = {input, p.in_channels};
+  if (aligned_channels<Element>(input, p.input_strides, p.in_channels) &&
+      is_dense(p.input_strides, result.strides(p.in_h, p.in_w))) {
     return nullptr;
   }
   result.channels = round_up(p.in_channels, Vector<Element>::kSize);
@@ -184,10 +189,9 @@ const char* unpool_gradient(const ConvPool2d& p, const void* grad_output, const 
   Unpool u{};
   u.grad_output = grad_output;
   u.grad_output_channels = e.columns;
-  const ImageStrides& strides = p.output_strides;
-  if (strides.c != 1 || strides.w != p.out_channels || strides.h != p.out_channels * p.out_w) {
-    if (const char* error = run_relayout<Element>(grad_output, strides, p.batch, p.out_channels, p.out_h, p.out_w,
-                                                  p.out_channels, context, u.grad_output)) {
+  if (!is_dense(p.output_strides, ChannelsLast{grad_output, p.out_channels}.strides(p.out_h, p.out_w))) {
+    if (const char* error = run_relayout<Element>(grad_output, p.output_strides, p.batch, p.out_channels, p.out_h,
+                                                  p.out_w, p.out_channels, context, u.grad_output)) {
       return error;
     }
   }

@@ -43,7 +43,7 @@ bool supports(const ConvPool2d& p) {
 }
 
 ConvGradients supported_gradients(const ConvPool2d& p) {
-  const bool both = supports(p);
+  const bool both = supports(p) && selection_fits(p);
   return {both, both};
 }
 

@@ -1,3 +1,4 @@
+// The forward pass, and what it shares with the gradients: tiles, packed weights, the launch of a product over pixels.
 #include "conv/cuda/forward.h"
 
 #include "conv/cuda/layout.cuh"

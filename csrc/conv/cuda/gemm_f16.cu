@@ -1,3 +1,4 @@
+// The matrix products in fp16, tensor cores.
 #include "conv/cuda/gemm_launch.cuh"
 
 namespace fastvision::conv_cuda {

@@ -1,3 +1,4 @@
+// The matrix products in fp32, fused multiply-add.
 #include "conv/cuda/gemm_launch.cuh"
 
 namespace fastvision::conv_cuda {

@@ -1,3 +1,4 @@
+// The matrix products in fp32 as tf32, tensor cores.
 #include "conv/cuda/gemm_launch.cuh"
 
 namespace fastvision::conv_cuda {

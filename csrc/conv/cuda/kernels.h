@@ -1,3 +1,4 @@
+// The kernel table of the conv family for CUDA, for cuda_library.cu.
 #pragma once
 
 #include "conv/kernels.h"

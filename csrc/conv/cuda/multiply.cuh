@@ -23,7 +23,8 @@ struct SliceLayout {
 template <class Math, Gather gather, int kColumns, bool kTensorCores = Math::kTensorCores>
 class Sums;
 
-// Each thread owns two groups of 4 rows, 64 apart, and one group of 4 columns in each slice.
+// Each thread owns two groups of 4 rows, 64 apart, and one group of 4 columns in each slice. The error of one
+// long chain of additions grows with its length, so the sum is kept in two levels.
 template <class Math, Gather gather, int kColumns>
 class Sums<Math, gather, kColumns, false> {
   static constexpr int kSlices = kColumns / kSliceColumns;
@@ -38,7 +39,19 @@ class Sums<Math, gather, kColumns, false> {
 #pragma unroll
     for (int i = 0; i < kRowGroups * kGroup; ++i) {
 #pragma unroll
-      for (int j = 0; j < kSlices * kGroup; ++j) sum_[i][j] = 0.0f;
+      for (int j = 0; j < kSlices * kGroup; ++j) total_[i][j] = sum_[i][j] = 0.0f;
+    }
+  }
+
+  // Ends a chain of additions.
+  __device__ __forceinline__ void cut() {
+#pragma unroll
+    for (int i = 0; i < kRowGroups * kGroup; ++i) {
+#pragma unroll
+      for (int j = 0; j < kSlices * kGroup; ++j) {
+        total_[i][j] += sum_[i][j];
+        sum_[i][j] = 0.0f;
+      }
     }
   }
 
@@ -58,7 +71,7 @@ class Sums<Math, gather, kColumns, false> {
       for (int i = 0; i < kRowGroups * kGroup; ++i) {
 #pragma unroll
         for (int j = 0; j < kSlices * kGroup; ++j) {
-          sum_[i][j] += left[i / kGroup].lane[i % kGroup] * right[j / kGroup].lane[j % kGroup];
+          sum_[i][j] = fmaf(left[i / kGroup].lane[i % kGroup], right[j / kGroup].lane[j % kGroup], sum_[i][j]);
         }
       }
     }
@@ -71,7 +84,7 @@ class Sums<Math, gather, kColumns, false> {
       const int row = first_row() + i / kGroup * kRowGroupDistance + i % kGroup;
 #pragma unroll
       for (int j = 0; j < kGroup; ++j) {
-        results[row * layout.row_stride + (first_column() + j) * layout.column_stride] = sum_[i][slice * kGroup + j];
+        results[row * layout.row_stride + (first_column() + j) * layout.column_stride] = total_[i][slice * kGroup + j];
       }
     }
   }
@@ -84,6 +97,7 @@ class Sums<Math, gather, kColumns, false> {
   }
 
   float sum_[kRowGroups * kGroup][kSlices * kGroup];
+  float total_[kRowGroups * kGroup][kSlices * kGroup];
 };
 
 // Each warp owns 32 rows and all columns.
@@ -111,6 +125,9 @@ class Sums<Math, gather, kColumns, true> {
       for (int j = 0; j < kColumnTiles; ++j) nvcuda::wmma::fill_fragment(sum_[i][j], 0.0f);
     }
   }
+
+  // The rounding of the factors outweighs that of the sum.
+  __device__ __forceinline__ void cut() {}
 
   __device__ __forceinline__ void multiply(const A& a, const B& b) {
 #pragma unroll 1  // more of it in flight does not fit the registers
@@ -159,7 +176,13 @@ struct Tiles {
   TileB<Math, kColumns> b[2];
 };
 
-// Adds `depth` steps of the product to the sums. Every thread of the block calls it.
+constexpr int kTilesPerCut = 4;
+
+// Resident blocks that the registers of a kernel have to suffice for.
+template <class Math, int kColumns>
+constexpr int kBlocksPerMultiprocessor = !Math::kTensorCores && kColumns > kSliceColumns ? 2 : 3;
+
+// Computes `depth` steps of the product. Every thread of the block calls it.
 template <class Math, Gather gather, int kColumns>
 __device__ __forceinline__ void multiply_all(GatherA<Math, gather>& a, LoadB<Math, kColumns>& b, int64_t depth,
                                              Tiles<Math, gather, kColumns>& tiles, Sums<Math, gather, kColumns>& sums) {
@@ -169,16 +192,22 @@ __device__ __forceinline__ void multiply_all(GatherA<Math, gather>& a, LoadB<Mat
   b.store(tiles.b[0]);
   __syncthreads();
   int current = 0;
+  int since_cut = 0;
   for (int64_t done = kTileDepth<Math>; done < depth; done += kTileDepth<Math>) {
     a.load();
     b.load();
     sums.multiply(tiles.a[current], tiles.b[current]);
+    if (++since_cut == kTilesPerCut) {
+      sums.cut();
+      since_cut = 0;
+    }
     current ^= 1;
     a.store(tiles.a[current]);
     b.store(tiles.b[current]);
     __syncthreads();
   }
   sums.multiply(tiles.a[current], tiles.b[current]);
+  sums.cut();
 }
 
 // Calls epilogue(first_column, results, layout) for each slice of the tile that has one of `columns` columns.

@@ -45,7 +45,7 @@ union PixelGemmShared {
 
 // Grid: (tiles of rows x tiles of columns), the columns of one tile of rows next to each other.
 template <class Math, Gather gather, int kColumns>
-__global__ void __launch_bounds__(kThreads, 3) pixel_gemm(const PixelGemm p) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Math, kColumns>) pixel_gemm(const PixelGemm p) {
   if constexpr (Math::kCompiled) {
     using Shared = PixelGemmShared<Math, gather, kColumns>;
     GPU_SHARED(Shared, shared);

@@ -39,7 +39,7 @@ union WeightGemmShared {
 
 // Grid: (tiles of rows x tiles of columns, splits of the depth).
 template <class Math, int kColumns>
-__global__ void __launch_bounds__(kThreads, 3) weight_gemm(const WeightGemm p) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Math, kColumns>) weight_gemm(const WeightGemm p) {
   if constexpr (Math::kCompiled) {
     using Shared = WeightGemmShared<Math, kColumns>;
     GPU_SHARED(Shared, shared);
