@@ -132,7 +132,9 @@ def test_demo_refuses_truncated_file(idx_directory):
     assert "train-images-idx3-ubyte.gz: can't be read" in result.stderr
 
 
-@pytest.mark.parametrize(("option", "value"), [("--epochs", "0"), ("--threads", "0"), ("--device", "toaster")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--epochs", "0"), ("--threads", "0"), ("--device", "toaster"), ("--device", "meta")]
+)
 def test_demo_refuses_options(option, value):
     result = run("demo", option, value)
     assert result.exit_code == 2

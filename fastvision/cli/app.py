@@ -70,8 +70,9 @@ def demo(
 ) -> None:
     """Train a CNN on real images with stock layers and with fastvision's, and compare them.
 
-    Shows accuracy, seconds per epoch, latency, memory and the largest difference of the outputs, and writes a picture
-    of predictions. Takes at most three minutes on two cores.
+    Shows accuracy, speed, memory and the largest difference of the outputs, and draws a picture of predictions.
+
+    Takes at most three minutes on two cores, unless --epochs says otherwise.
     """
     try:
         from fastvision.cli.demo import run
@@ -103,10 +104,12 @@ def bench(context: typer.Context) -> None:
 
 def _check_device(device: str) -> None:
     try:
-        torch.empty(0, device=device)
+        kind = torch.empty(0, device=device).device.type
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
         reason = str(error).splitlines()[0]
         raise typer.BadParameter(f"'{device}' can't be used here: {reason}", param_hint="--device") from error
+    if kind not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"expected cpu or cuda, got '{device}'", param_hint="--device")
 
 
 def _fail(message: str) -> NoReturn:
