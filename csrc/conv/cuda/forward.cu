@@ -33,9 +33,9 @@ const char* run_pixel_gemm(PixelGemm p, const WeightPacking& packing, Context& c
   PoolEpilogue& e = p.epilogue;
   if (e.batch == 0 || e.columns == 0) return nullptr;
   e.tile = choose_tile(e);
-  e.tiles_h = static_cast<int>(ceil_div(e.out_h, e.tile.out_h));
-  e.tiles_w = static_cast<int>(ceil_div(e.out_w, e.tile.out_w));
-  const int64_t row_tiles = ceil_div(e.batch, e.tile.images) * e.tiles_h * e.tiles_w;
+  e.patches_h = static_cast<int>(ceil_div(e.out_h, e.tile.out_h));
+  e.patches_w = static_cast<int>(ceil_div(e.out_w, e.tile.out_w));
+  const int64_t row_tiles = ceil_div(int64_t{e.batch} * e.patches_h * e.patches_w, e.tile.patches);
 
   WeightPacking w = packing;
   w.padded_columns = static_cast<int>(round_up(w.columns, Vector<Element>::kSize));

@@ -18,17 +18,17 @@ struct PixelGemm {
 };
 
 // The anchor of row `row` of a block's tile, one output of the convolution.
-__device__ inline Anchor pixel_anchor(const PixelGemm& p, const TileOrigin& origin, int row) {
+__device__ inline Anchor pixel_anchor(const PixelGemm& p, int64_t first_patch, int row) {
   const PoolEpilogue& e = p.epilogue;
-  const int x = row % e.tile.conv_w + origin.out_w * e.stride_w - e.pad_w;
-  const int y = row / e.tile.conv_w % e.tile.conv_h + origin.out_h * e.stride_h - e.pad_h;
-  const int image = row / e.tile.conv_w / e.tile.conv_h;
-  const int64_t n = origin.image + image;
-  if (image >= e.tile.images || n >= e.batch || y < 0 || y >= e.conv_h || x < 0 || x >= e.conv_w) {
+  const int number = row / e.tile.conv_w / e.tile.conv_h;
+  const Patch patch(e, first_patch + number);
+  const int x = row % e.tile.conv_w + patch.out_w * e.stride_w - e.pad_w;
+  const int y = row / e.tile.conv_w % e.tile.conv_h + patch.out_h * e.stride_h - e.pad_h;
+  if (number >= e.tile.patches || patch.image >= e.batch || y < 0 || y >= e.conv_h || x < 0 || x >= e.conv_w) {
     return {0, kOutside, kOutside};
   }
   const int h = y * p.step_h + p.start_h, w = x * p.step_w + p.start_w;
-  return {n * p.source_strides.n + h * p.source_strides.h + w * p.source_strides.w, h, w};
+  return {patch.image * p.source_strides.n + h * p.source_strides.h + w * p.source_strides.w, h, w};
 }
 
 template <class Math, Gather gather, int kColumns>
@@ -51,17 +51,17 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Math, kColu
     GPU_SHARED(Shared, shared);
     const int thread = static_cast<int>(threadIdx.x);
     const int first_column = static_cast<int>(blockIdx.x % p.column_tiles) * kColumns;
-    const TileOrigin origin(p.epilogue, blockIdx.x / p.column_tiles);
+    const int64_t first_patch = static_cast<int64_t>(blockIdx.x / p.column_tiles) * p.epilogue.tile.patches;
     Sums<Math, gather, kColumns> sums;
     if (p.depth > 0) {
-      shared.product.rows[thread] = pixel_anchor(p, origin, thread);
+      shared.product.rows[thread] = pixel_anchor(p, first_patch, thread);
       __syncthreads();
       GatherA<Math, gather> a(p.source, p.taps, 0, p.depth, shared.product.rows);
       LoadB<Math, kColumns> b(p.weight, 0, p.depth, first_column);
       multiply_all(a, b, p.depth, shared.product.tiles, sums);
     }
     __syncthreads();  // the tiles have been read; what follows takes their place
-    shared.pooling.pixels[thread] = pooled_pixel(p.epilogue, origin, thread);
+    shared.pooling.pixels[thread] = pooled_pixel(p.epilogue, first_patch, thread);
     for_each_slice(sums, first_column, p.epilogue.columns, shared.pooling.results,
                    SliceLayout::of(p.epilogue.columns_adjacent()),
                    [&](int column, const float* results, SliceLayout layout) {

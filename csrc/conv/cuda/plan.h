@@ -11,21 +11,33 @@
 
 namespace fastvision::conv_cuda {
 
-// The tile that needs the fewest blocks; among those, the widest, for the sake of coalesced access.
+// What a tile costs: the rows of the product, used or not, and the 32-byte sectors of a channel's plane that
+// it touches. Patches follow each other along a row, or down the image if one is as wide as the image.
+inline int64_t tile_cost(const TileShape& tile, bool full_width) {
+  constexpr int kRowsPerSector = 2;  // a guess: what a sector costs in rows of the product
+  constexpr int kPixelsPerSector = 8;
+  constexpr int kBrokenSectors = 2;  // at the ends of a line
+  const int lines = full_width ? tile.patches * tile.conv_h : tile.conv_h;
+  const int line = full_width ? tile.conv_w : tile.patches * tile.conv_w;
+  return kTileRows + kRowsPerSector * lines * (line / kPixelsPerSector + kBrokenSectors);
+}
+
+// The cheapest tiles for an output.
 inline TileShape choose_tile(const PoolEpilogue& e) {
   TileShape best{};
-  int64_t fewest = INT64_MAX;
+  int64_t lowest = INT64_MAX;
   for (int w = 1; w <= e.out_w; ++w) {
     const int conv_w = (w - 1) * e.stride_w + e.kernel_w;
     if (conv_w > kTileRows) break;
     for (int h = 1; h <= e.out_h; ++h) {
       const int conv_h = (h - 1) * e.stride_h + e.kernel_h;
       if (conv_h * conv_w > kTileRows) break;
-      const int images = std::min(e.batch, kTileRows / (conv_h * conv_w));
-      const int64_t tiles = ceil_div(e.batch, images) * ceil_div(e.out_h, h) * ceil_div(e.out_w, w);
-      if (tiles <= fewest) {
-        fewest = tiles;
-        best = {images, h, w, conv_h, conv_w};
+      const TileShape tile{kTileRows / (conv_h * conv_w), h, w, conv_h, conv_w};
+      const int64_t patches = e.batch * ceil_div(e.out_h, h) * ceil_div(e.out_w, w);
+      const int64_t cost = ceil_div(patches, tile.patches) * tile_cost(tile, w == e.out_w);
+      if (cost < lowest) {
+        lowest = cost;
+        best = tile;
       }
     }
   }

@@ -7,10 +7,11 @@
 
 namespace fastvision::conv_cuda {
 
-// The part of the output that a block computes: `images` x `out_h` x `out_w` pooled outputs, which take
-// `images` x `conv_h` x `conv_w` outputs of the convolution, at most kTileRows.
+// The output is cut into patches of `out_h` x `out_w`, numbered through rows and images; a patch takes
+// `conv_h` x `conv_w` outputs of the convolution. A block computes `patches` successive ones, whose
+// convolution outputs are the rows of its tile, at most kTileRows.
 struct TileShape {
-  int images, out_h, out_w;
+  int patches, out_h, out_w;
   int conv_h, conv_w;
 };
 
@@ -27,20 +28,20 @@ struct PoolEpilogue {
   int conv_h, conv_w;
   int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
   TileShape tile;
-  int tiles_h, tiles_w;
+  int patches_h, patches_w;  // in an image
 
   __device__ __host__ bool columns_adjacent() const { return strides.c == 1; }
 };
 
-// A tile's place in the batch of outputs.
-struct TileOrigin {
+// Where a patch is: its image, which is beyond the batch for a patch beyond the last, and its first output.
+struct Patch {
   int64_t image;
   int out_h, out_w;
 
-  __device__ TileOrigin(const PoolEpilogue& p, int64_t tile) {
-    out_w = static_cast<int>(tile % p.tiles_w) * p.tile.out_w;
-    out_h = static_cast<int>(tile / p.tiles_w % p.tiles_h) * p.tile.out_h;
-    image = tile / p.tiles_w / p.tiles_h * p.tile.images;
+  __device__ Patch(const PoolEpilogue& p, int64_t number) {
+    out_w = static_cast<int>(number % p.patches_w) * p.tile.out_w;
+    out_h = static_cast<int>(number / p.patches_w % p.patches_h) * p.tile.out_h;
+    image = number / p.patches_w / p.patches_h;
   }
 };
 
@@ -54,21 +55,23 @@ struct PooledPixel {
   int16_t first_tap_row, first_tap_column;
 };
 
-__device__ inline PooledPixel pooled_pixel(const PoolEpilogue& p, const TileOrigin& origin, int index) {
+__device__ inline PooledPixel pooled_pixel(const PoolEpilogue& p, int64_t first_patch, int index) {
   const int x = index % p.tile.out_w, y = index / p.tile.out_w % p.tile.out_h;
-  const int image = index / p.tile.out_w / p.tile.out_h;
-  const int64_t n = origin.image + image;
-  const int out_y = origin.out_h + y, out_x = origin.out_w + x;
-  if (image >= p.tile.images || n >= p.batch || out_y >= p.out_h || out_x >= p.out_w) return {0, -1, 1, 0, 0, 0, 0, 0};
+  const int number = index / p.tile.out_w / p.tile.out_h;
+  const Patch patch(p, first_patch + number);
+  const int out_y = patch.out_h + y, out_x = patch.out_w + x;
+  if (number >= p.tile.patches || patch.image >= p.batch || out_y >= p.out_h || out_x >= p.out_w) {
+    return {0, -1, 1, 0, 0, 0, 0, 0};
+  }
   const PoolSpan h = pool_span(out_y, p.kernel_h, p.stride_h, p.pad_h, p.conv_h, p.count_include_pad);
   const PoolSpan w = pool_span(out_x, p.kernel_w, p.stride_w, p.pad_w, p.conv_w, p.count_include_pad);
   PooledPixel pixel;
-  pixel.output = n * p.strides.n + out_y * p.strides.h + out_x * p.strides.w;
-  pixel.position = (n * p.out_h + out_y) * p.out_w + out_x;
+  pixel.output = patch.image * p.strides.n + out_y * p.strides.h + out_x * p.strides.w;
+  pixel.position = (patch.image * p.out_h + out_y) * p.out_w + out_x;
   pixel.divisor = static_cast<float>(h.divisor * w.divisor);
   const int row = y * p.stride_h + static_cast<int>(h.first_tap);
   const int column = x * p.stride_w + static_cast<int>(w.first_tap);
-  pixel.first_row = static_cast<int16_t>((image * p.tile.conv_h + row) * p.tile.conv_w + column);
+  pixel.first_row = static_cast<int16_t>((number * p.tile.conv_h + row) * p.tile.conv_w + column);
   pixel.rows = static_cast<int16_t>(h.end - h.begin);
   pixel.columns = static_cast<int16_t>(w.end - w.begin);
   pixel.first_tap_row = static_cast<int16_t>(h.first_tap);
@@ -135,7 +138,7 @@ __device__ inline Pooled no_pool(const PoolEpilogue& p, const float* window, flo
 template <class Element>
 __device__ void pool_slice(const PoolEpilogue& p, const PooledPixel* pixels, int first_column, const float* results,
                            SliceLayout layout) {
-  const int pixel_count = p.tile.images * p.tile.out_h * p.tile.out_w;
+  const int pixel_count = p.tile.patches * p.tile.out_h * p.tile.out_w;
   for (int i = static_cast<int>(threadIdx.x); i < pixel_count * kSliceColumns; i += kThreads) {
     const bool by_column = p.columns_adjacent();
     const int slice_column = by_column ? i % kSliceColumns : i / pixel_count;
