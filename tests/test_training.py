@@ -127,6 +127,7 @@ def test_no_images(function):
 def test_timing():
     timing = training.Timing.of([4.0, 1.0, 2.0, 3.0, 10.0])
     assert (timing.median, timing.iqr) == (3.0, 2.0)
+    assert training.Timing.of([4.0]) == training.Timing(4.0, None)
 
 
 def test_latencies_take_turns_in_inference_mode(monkeypatch):

@@ -144,8 +144,11 @@ def results_table(comparison: Comparison) -> Table:
 
 
 def _add_timing(table: Table, name: str, stock: Timing, ours: Timing, scale: float, form: str) -> None:
-    cells = [f"{timing.median * scale:{form}} ±{timing.iqr / timing.median:.0%}" for timing in (stock, ours)]
-    table.add_row(name, *cells, f"{stock.median / ours.median:.2f}")
+    def cell(timing: Timing) -> str:
+        spread = "" if timing.iqr is None else f" ±{timing.iqr / timing.median:.0%}"
+        return f"{timing.median * scale:{form}}{spread}"
+
+    table.add_row(name, cell(stock), cell(ours), f"{stock.median / ours.median:.2f}")
 
 
 def _count(number: int, one: str, several: str | None = None) -> str:

@@ -25,15 +25,15 @@ MEMORY_STEPS = 3
 
 @dataclass(frozen=True)
 class Timing:
-    """Median and interquartile range of durations, in seconds."""
+    """Median and interquartile range of durations, in seconds; one duration alone has no range."""
 
     median: float
-    iqr: float
+    iqr: float | None
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Timing":
         first, median, third = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
-        return cls(median, third - first)
+        return cls(median, third - first if len(seconds) > 1 else None)
 
 
 def measure_latencies(models: Sequence[nn.Module], images: Tensor) -> list[Timing]:
