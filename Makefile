@@ -49,6 +49,7 @@ sanitize: install
 	$(PYTHON) tools/sanitize.py
 
 cuda-check: install
+	$(PYTHON) -m pip install --quiet nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	$(PYTHON) tools/cuda_check.py
 
 clean:
