@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,8 +27,9 @@ from fastvision.bench.conv_task import ConvTask
 from fastvision.bench.machine import Bandwidth, Machine, cache_sizes, measure_machine, source_commit
 from fastvision.bench.measuring import PeerResult, TaskResult, measure, prepare
 from fastvision.bench.peers import choose, missing_packages
+from fastvision.bench.processes import Worker, apart
 from fastvision.bench.report import failures, report, results_table
-from fastvision.bench.timing import Budget, time_in_turns
+from fastvision.bench.timing import BlockTimer, Budget, block_timer, time_in_turns
 
 PEERS = {peer.name: peer for peer in CONV_PEERS}
 ONE_ROUND = Budget(seconds=0.0, block_seconds=0.0, min_rounds=1, max_rounds=1)
@@ -228,7 +231,7 @@ def test_error_to_stock_is_the_worst_quotient():
 
 def test_wrong_results_are_not_timed():
     task = ConvTask.random(SMALL_CASES[0], "infer")
-    result = measure(task, [*choose(CONV_PEERS, "stock"), WrongPeer()], ONE_ROUND, ignore)
+    result = measure(lambda: task, [*choose(CONV_PEERS, "stock"), WrongPeer()], ONE_ROUND, ignore)
     assert result.peers["wrong"].timing is None
     assert result.speedup("wrong") is None
     assert result.median("stock") > 0
@@ -236,6 +239,10 @@ def test_wrong_results_are_not_timed():
 
 
 # Timing
+
+
+def timers(calls: dict[str, Callable[[], object]], threads: int = 1) -> dict[str, BlockTimer]:
+    return {name: block_timer(call, threads, name) for name, call in calls.items()}
 
 
 def blocks(calls: list[str]) -> list[str]:
@@ -254,7 +261,7 @@ def test_calls_take_turns_and_the_order_alternates():
             made.clear()  # calls before the first round measure how long they last
         steps.append(step)
 
-    timings = time_in_turns(calls, 1, budget, progress)
+    timings = time_in_turns(timers(calls), budget, progress)
     assert blocks(made) == ["a", "b", "c", "b", "a", "b", "c"]  # c and a have two turns running where rounds meet
     assert steps == ["round 1", "round 2", "round 3"]
     assert {name: len(timing.times) for name, timing in timings.items()} == {"a": 3, "b": 3, "c": 3}
@@ -263,13 +270,29 @@ def test_calls_take_turns_and_the_order_alternates():
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 2), (60.0, 5)])
 def test_rounds_follow_the_budget(seconds: float, rounds: int):
     budget = Budget(seconds=seconds, block_seconds=1e-6, min_rounds=2, max_rounds=5)
-    assert len(time_in_turns({"a": lambda: None}, 1, budget, ignore)["a"].times) == rounds
+    assert len(time_in_turns(timers({"a": lambda: None}), budget, ignore)["a"].times) == rounds
 
 
 def test_timing_runs_on_the_threads_asked_for():
     seen = set()
-    time_in_turns({"a": lambda: seen.add(torch.get_num_threads())}, 2, ONE_ROUND, ignore)
+    time_in_turns(timers({"a": lambda: seen.add(torch.get_num_threads())}, threads=2), ONE_ROUND, ignore)
     assert seen == {2}
+
+
+# Processes
+
+
+def test_worker_keeps_what_it_made_in_a_process_of_its_own():
+    with Worker(lambda: partial(os.getpid)) as worker:
+        assert worker() == worker() != os.getpid()
+    assert apart(os.getpid) != os.getpid()
+
+
+def test_worker_reports_what_went_wrong():
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
+        apart(lambda: 1 / 0)
+    with pytest.raises(RuntimeError, match="the measuring process ended with exit code 3"):
+        apart(lambda: os._exit(3))
 
 
 # Machine
@@ -428,13 +451,14 @@ def test_command_refuses(arguments: list[str], message: str):
 
 
 @pytest.mark.usefixtures("fast")
-def test_command_runs_on_the_settings_and_restores_them(monkeypatch: pytest.MonkeyPatch):
+def test_command_runs_on_the_settings_and_restores_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     before = torch.get_num_threads(), fastvision.backends.cpu.capability
-    threads = before[0] + 1
-    seen = []
+    # One thread where this process has had several: OpenMP's do not survive the fork.
+    threads = 1 if before[0] > 1 else 2
+    seen = tmp_path / "seen"  # written by other processes
 
     def prepare(self: WrongPeer, task: ConvTask) -> Callable[[], torch.Tensor]:
-        seen.append((torch.get_num_threads(), fastvision.backends.cpu.capability, task.dtype))
+        seen.write_text(f"{torch.get_num_threads()} {fastvision.backends.cpu.capability} {task.dtype}")
         return lambda: torch.zeros_like(task.grad_output)
 
     monkeypatch.setattr(WrongPeer, "prepare", prepare)
@@ -451,7 +475,7 @@ def test_command_runs_on_the_settings_and_restores_them(monkeypatch: pytest.Monk
         "--dtype",
         "bfloat16",
     )
-    assert set(seen) == {(threads, "default", torch.bfloat16)}
+    assert seen.read_text() == f"{threads} default torch.bfloat16"
     assert (torch.get_num_threads(), fastvision.backends.cpu.capability) == before
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
@@ -21,6 +21,7 @@ from fastvision.bench.conv_task import ConvTask
 from fastvision.bench.machine import measure_machine
 from fastvision.bench.measuring import TaskResult, measure
 from fastvision.bench.peers import Peer, Task, choose
+from fastvision.bench.processes import apart
 from fastvision.bench.report import failures, machine_summary, report, results_table
 from fastvision.bench.timing import FULL, QUICK, Budget
 
@@ -87,16 +88,19 @@ def conv(
         raise typer.BadParameter(f"no directory {json_file.parent}", param_hint="--json")
     chosen = _available(CONV_PEERS, peers)
     with _settings(threads, capability):
-        tasks = [partial(ConvTask.random, c, m, dtype=getattr(torch, dtype), threads=threads) for c, m in cases]
+        tasks = {
+            f"{c.name}, {m}": partial(ConvTask.random, c, m, dtype=getattr(torch, dtype), threads=threads)
+            for c, m in cases
+        }
         _run("conv", tasks, chosen, quick, json_file)
 
 
 def _run(
-    family: str, tasks: Sequence[Callable[[], Task]], peers: Sequence[Peer], quick: bool, json_file: Path | None
+    family: str, tasks: Mapping[str, Callable[[], Task]], peers: Sequence[Peer], quick: bool, json_file: Path | None
 ) -> None:
-    """Measures the tasks, each made when its turn comes, and reports; exits with 1 if any result was wrong."""
+    """Measures the tasks, each made where it is needed, and reports; exits with 1 if any result was wrong."""
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
-    machine = measure_machine()
+    machine = apart(measure_machine)
     console.print(machine_summary(machine))
     results = list(_measure_all(tasks, peers, QUICK if quick else FULL))
     console.print(results_table(results, peers, machine))
@@ -109,18 +113,19 @@ def _run(
         raise typer.Exit(1)
 
 
-def _measure_all(tasks: Sequence[Callable[[], Task]], peers: Sequence[Peer], budget: Budget) -> Iterator[TaskResult]:
+def _measure_all(
+    tasks: Mapping[str, Callable[[], Task]], peers: Sequence[Peer], budget: Budget
+) -> Iterator[TaskResult]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     # A bar that refreshes itself would run beside what is timed.
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
         bar = progress.add_task("", total=len(tasks))
-        for make in tasks:
-            task = make()
+        for name, make in tasks.items():
 
-            def show(step: str, task: Task = task) -> None:
-                progress.update(bar, description=f"{task.name}, {task.mode}: {step}", refresh=True)
+            def show(step: str, name: str = name) -> None:
+                progress.update(bar, description=f"{name}: {step}", refresh=True)
 
-            yield measure(task, peers, budget, show)
+            yield measure(make, peers, budget, show)
             progress.advance(bar)
 
 

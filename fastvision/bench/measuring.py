@@ -1,14 +1,17 @@
 """How a task is measured: its results first, then time."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch.utils.benchmark import Measurement
 
 from fastvision.bench.checking import Accuracy, as_tensors, compare, error_to_stock, judge
 from fastvision.bench.peers import BASELINE, OURS, Peer, Task
-from fastvision.bench.timing import Budget, time_in_turns
+from fastvision.bench.processes import Worker, apart
+from fastvision.bench.timing import BlockTimer, Budget, block_timer, time_in_turns
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,39 @@ class TaskResult:
         return {name: accuracy.failure for name, accuracy in judged.items() if accuracy.failure}
 
 
-def measure(task: Task, peers: Sequence[Peer], budget: Budget, progress: Callable[[str], None]) -> TaskResult:
+def measure(
+    make_task: Callable[[], Task], peers: Sequence[Peer], budget: Budget, progress: Callable[[str], None]
+) -> TaskResult:
     """Checks the peers, the baseline among them, and times those whose results are right.
 
-    `progress` is told what comes next, while no clock runs.
+    Each peer is timed in a process of its own, and the results are checked in another (processes.py); the processes
+    take turns. `progress` is told what comes next, while no clock runs.
     """
     progress("checking")
-    calls, results = prepare(task, peers)
-    with torch.inference_mode(task.mode == "infer"):
-        timings = time_in_turns(calls, task.threads, budget, progress)
-    for name, timing in timings.items():
-        results[name] = replace(results[name], timing=timing)
+    result = apart(lambda: _check(make_task(), peers))
+    right = [peer for peer in peers if (accuracy := result.peers[peer.name].accuracy) and not accuracy.failure]
+    with ExitStack() as stack:
+        timers = {peer.name: stack.enter_context(Worker(partial(_make_timer, make_task, peer))) for peer in right}
+        timings = time_in_turns(timers, budget, progress)
+    timed = {name: replace(result.peers[name], timing=timing) for name, timing in timings.items()}
+    return replace(result, peers={**result.peers, **timed})
+
+
+def _make_timer(make_task: Callable[[], Task], peer: Peer) -> BlockTimer:
+    task = make_task()
+    timer = block_timer(peer.prepare(task), task.threads, peer.name)
+
+    def block(size: int) -> Measurement:
+        with torch.inference_mode(task.mode == "infer"):
+            return timer(size)
+
+    return block
+
+
+def _check(task: Task, peers: Sequence[Peer]) -> TaskResult:
+    """What there is to say without a clock: why a peer was skipped, or how accurate it is."""
+    torch.set_num_threads(task.threads)
+    results = prepare(task, peers)[1]
     return TaskResult(task.name, task.mode, task.dtype, task.threads, task.flops, results)
 
 

@@ -28,33 +28,39 @@ FULL = Budget(seconds=4.0, block_seconds=0.02, min_rounds=7, max_rounds=60)
 QUICK = Budget(seconds=0.5, block_seconds=0.005, min_rounds=3, max_rounds=20)
 
 
+BlockTimer = Callable[[int], Measurement]  # times so many calls in a row
+
+
+def block_timer(call: Callable[[], object], threads: int, name: str) -> BlockTimer:
+    """Timer of blocks of a call, each begun with calls that are not timed (torch.utils.benchmark.Timer makes them).
+
+    Results are freed between calls, as a program that has used them frees them.
+    """
+    return Timer("call()", globals={"call": call}, num_threads=threads, description=name).timeit
+
+
 def time_in_turns(
-    calls: Mapping[str, Callable[[], object]], threads: int, budget: Budget, progress: Callable[[str], None]
+    timers: Mapping[str, BlockTimer], budget: Budget, progress: Callable[[str], None]
 ) -> dict[str, Measurement]:
     """Seconds per call, one value for each round, by name.
 
-    A block starts with calls that are not timed (torch.utils.benchmark.Timer makes them). Every other round goes
-    through the calls backwards, so that nobody always follows the same neighbour. Results are freed between calls, as
-    a program that has used them frees them. `progress` is told which round begins, while no clock runs.
+    Every other round goes through the timers backwards, so that nobody always follows the same neighbour. `progress`
+    is told which round begins, while no clock runs.
     """
-    timers = {
-        name: Timer("call()", globals={"call": call}, num_threads=threads, description=name)
-        for name, call in calls.items()
-    }
     sizes = {name: _block_size(timer, budget.block_seconds) for name, timer in timers.items()}
-    blocks: dict[str, list[Measurement]] = {name: [] for name in calls}
+    blocks: dict[str, list[Measurement]] = {name: [] for name in timers}
     start = perf_counter()
     for number in range(budget.max_rounds):
         if number >= budget.min_rounds and perf_counter() - start > budget.seconds:
             break
         progress(f"round {number + 1}")
         for name in reversed(timers) if number % 2 else timers:
-            blocks[name].append(timers[name].timeit(sizes[name]))
+            blocks[name].append(timers[name](sizes[name]))
     return {name: Measurement.merge(measured)[0] for name, measured in blocks.items()}
 
 
-def _block_size(timer: Timer, seconds: float) -> int:
+def _block_size(timer: BlockTimer, seconds: float) -> int:
     """How many calls last about as long."""
-    first = timer.timeit(1).median
+    first = timer(1).median
     calls = max(1, round(0.1 * seconds / first))  # one call of microseconds says little
-    return max(1, round(seconds / timer.timeit(calls).median))
+    return max(1, round(seconds / timer(calls).median))
