@@ -160,7 +160,8 @@ def test_peak_memory_holds_the_activations():
     first_convolution = 64 * 32 * 28 * 28 * 4
     peak = measure.peak_training_memory(RUN)
     assert first_convolution < peak < 20 * first_convolution
-    assert measure.peak_training_memory(replace(RUN, batch_size=8)) < peak / 2
+    # 56 images fewer: at least the outputs of one convolution for them, whatever a step needs besides.
+    assert peak - measure.peak_training_memory(replace(RUN, batch_size=8)) > first_convolution * 56 / 64
 
 
 def test_peak_memory_reports_a_failed_process():
