@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fastvision.ops.conv import explicit_padding
+
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # How many times stock's rms error ours may be. Stock has fused multiply-add, which rounds once where these round
 # twice; the CUDA kernels also add in long chains, as other GPU kernels do.
@@ -116,7 +118,10 @@ def problems(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = (torch.float32,)
 
     groups = choose(1, 1, 1, 2, 3)
     kernel, dilation = choose_pair(1, 2, 3, 3, 4, 5, 6, 7), choose_pair(1, 1, 1, 2)
-    padding = choose(0, 1, (1, 0), (0, 3), "same", "valid")
+    dtype = choose(*dtypes)
+    # Stock PyTorch 2.13 crashes on some bfloat16 problems where a window lies wholly in the padding.
+    wide = (0, 0) if dtype == torch.bfloat16 and kernel[1] < 4 else (0, 3)
+    padding = choose(0, 1, (1, 0), wide, "same", "valid")
     stride = (1, 1) if padding == "same" else choose_pair(1, 1, 2, 3)
     pool = choose("max", "max", "avg", "none")
     pool_kernel, pool_stride = choose_pair(1, 2, 2, 3), choose(None, choose_pair(1, 2, 3))
@@ -138,7 +143,7 @@ def problems(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = (torch.float32,)
         out_channels=groups * choose(1, 3, 8, 16, 17, 32, 40),
         kernel_size=kernel,
         bias=draw(st.booleans()),
-        dtype=choose(*dtypes),
+        dtype=dtype,
         layout=choose(*LAYOUTS),
         weight_layout=choose("contiguous", "contiguous", *LAYOUTS),
         options={
@@ -184,9 +189,23 @@ def stock(
     return output
 
 
+def raw_options(problem: Problem) -> dict[str, Any]:
+    """The options as the registered operators take them: padding in pixels."""
+    options = dict(problem.options)
+    padding = explicit_padding(
+        options.get("padding", 0), problem.kernel_size, options.get("stride", 1), options.get("dilation", 1)
+    )
+    return options | {"padding": padding}
+
+
+def in_double(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """In float64 and contiguous: stock PyTorch 2.13 permutes the gradient of a float64 channels_last grouped weight."""
+    return tuple(None if t is None else t.double().contiguous() for t in tensors)
+
+
 def exact(problem: Problem, tensors: tuple[Tensor | None, ...]) -> Tensor:
     """Stock's answer in float64 from the tensors as they are, rounded to their dtype."""
-    return stock(*(None if t is None else t.double() for t in tensors), **problem.options)
+    return stock(*in_double(tensors), **problem.options)
 
 
 def gradients(function: Any, problem: Problem, tensors: tuple[Tensor | None, ...], grad_output: Tensor) -> list[Tensor]:
@@ -194,10 +213,6 @@ def gradients(function: Any, problem: Problem, tensors: tuple[Tensor | None, ...
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
     output = function(*leaves, **problem.options)
     return list(torch.autograd.grad(output, [t for t in leaves if t is not None], grad_output.to(output.dtype)))
-
-
-def in_double(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    return tuple(None if t is None else t.double() for t in tensors)
 
 
 def rms(difference: Tensor) -> float:

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from cases import SAMPLES, Problem, assert_same_layout, gradients, stock, with_requires_grad
+from cases import SAMPLES, Problem, assert_same_layout, gradients, raw_options, stock, with_requires_grad
 from functorch.compile import make_boxed_func
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -35,30 +35,25 @@ class Block(torch.nn.Module):
         return self.function(input * 2, self.weight, self.bias, **self.options) + 1
 
 
-def raw_arguments(problem):
-    """(input, weight, bias) and options as the registered operators take them."""
-    options = dict(problem.options)
-    if options.get("padding") == "same":
-        options["padding"] = [1, 2, 0, 1]
-    return problem.tensors(integers=True), options
-
-
 @pytest.mark.parametrize("name", FEW)
 def test_opcheck(name):
-    tensors, options = raw_arguments(SAMPLES[name])
+    problem = SAMPLES[name]
+    tensors, options = problem.tensors(integers=True), raw_options(problem)
     torch.library.opcheck(OPS.conv2d_pool2d.default, tensors, options)
     torch.library.opcheck(OPS.conv2d_pool2d.default, with_requires_grad(tensors, ALL), options)
 
 
 def test_opcheck_of_the_reference():
-    tensors, options = raw_arguments(SAMPLES["average"])
+    problem = SAMPLES["average"]
+    tensors, options = problem.tensors(integers=True), raw_options(problem)
     torch.library.opcheck(OPS.conv2d_pool2d_reference.default, with_requires_grad(tensors, ALL), options)
 
 
 @pytest.mark.parametrize("mask", [(True, True, True), (True, False, False), (False, True, True)])
 @pytest.mark.parametrize("name", ["channels_last", "same_lopsided", "average_of_sums", "strided_dilated", "bfloat16"])
 def test_opcheck_of_the_training_operators(name, mask):
-    tensors, options = raw_arguments(SAMPLES[name])
+    problem = SAMPLES[name]
+    tensors, options = problem.tensors(integers=True), raw_options(problem)
     torch.library.opcheck(OPS.conv2d_pool2d_with_selection.default, tensors, options)
     output, selection = OPS.conv2d_pool2d_with_selection(*tensors, **options)
     assert torch.equal(output, OPS.conv2d_pool2d(*tensors, **options))
