@@ -25,6 +25,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("has_cuda_kernels", [] { return cuda_library() != nullptr; });
   m.def("kernels_enabled", &kernels_enabled);
   m.def("set_kernels_enabled", &set_kernels_enabled);
+  m.def("winograd_allowed", &winograd_allowed);
+  m.def("set_winograd_allowed", &set_winograd_allowed);
   const py::call_guard<py::gil_scoped_release> without_gil;
   m.def("measure_fma_peak", [](double seconds) { return machine_kernels_in_use().fma_peak(seconds); }, without_gil);
   m.def(

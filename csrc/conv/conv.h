@@ -14,7 +14,8 @@ enum class Pool : uint8_t { none, max, avg };
 
 struct ConvPool2d {
   DType dtype = DType::f32;
-  bool allow_tf32 = false;  // CUDA: fp32 products may be rounded to tf32
+  bool allow_tf32 = false;      // CUDA: fp32 products may be rounded to tf32
+  bool allow_winograd = false;  // CPU: a few roundings more, and not-a-numbers that spread to their neighbours
 
   int64_t batch = 0, in_channels = 0, in_h = 0, in_w = 0;
   int64_t out_channels = 0, kernel_h = 0, kernel_w = 0;  // weight: (out, in / groups, kh, kw), contiguous

@@ -86,6 +86,7 @@ ConvPool2d describe(const ConvPool2dOptions& o, const Tensor& input, const Tenso
   p.output_strides = strides_of(p.out_channels, p.out_h, p.out_w, format);
   p.channels_last_weight = kernels_for(input.device())->reads_channels_last_weight &&
                            weight.is_contiguous(at::MemoryFormat::ChannelsLast) && !weight.is_contiguous();
+  p.allow_winograd = winograd_allowed();
   p.allow_tf32 = input.is_cuda() && at::globalContext().allowTF32CuDNN();
   return p;
 }

@@ -83,6 +83,7 @@ std::atomic<const KernelLibrary*>& cpu_library_in_use() {
 }
 
 std::atomic<bool> enabled{true};
+std::atomic<bool> allow_winograd{true};
 
 }  // namespace
 
@@ -115,6 +116,13 @@ bool kernels_enabled() {
 }
 void set_kernels_enabled(bool value) {
   enabled.store(value, std::memory_order_relaxed);
+}
+
+bool winograd_allowed() {
+  return allow_winograd.load(std::memory_order_relaxed);
+}
+void set_winograd_allowed(bool value) {
+  allow_winograd.store(value, std::memory_order_relaxed);
 }
 
 }  // namespace fastvision

@@ -24,6 +24,10 @@ void set_cpu_capability(const std::string& name);
 bool kernels_enabled();
 void set_kernels_enabled(bool enabled);
 
+// Whether CPU kernels may use Winograd's algorithm (fastvision.backends.cpu.allow_winograd).
+bool winograd_allowed();
+void set_winograd_allowed(bool allowed);
+
 #pragma GCC visibility pop
 
 }  // namespace fastvision

@@ -2,6 +2,8 @@
 
 #include "conv/cpu/backward.h"
 #include "conv/cpu/forward.h"
+#include "conv/cpu/winograd.h"
+#include "core/simd.h"
 
 namespace fastvision {
 namespace {
@@ -32,13 +34,27 @@ bool supports(const ConvPool2d& p) {
   return enough_channels && window_fits && !(sizes_known && stock_is_faster(p));
 }
 
+const char* forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
+  if (winograd_applies(p)) {
+    const WinogradPlan plan = make_winograd_plan(p, kLanes);
+    const ImageStrips strips(p, plan.direct, tensors.input);
+    run(WinogradConvolution{p, plan, strips, tensors.output, tensors.selection}, tensors.weight, tensors.bias, context);
+  } else {
+    const DirectPlan plan = make_direct_plan(p, kLanes);
+    const ImageStrips strips(p, plan, tensors.input);
+    run(DirectConvolution{p, plan, strips, tensors.input, tensors.output, tensors.selection}, tensors.weight,
+        tensors.bias, context);
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 const ConvKernels* conv_cpu_kernels() {
   static const ConvKernels kernels{
       .supports = &supports,
       .supported_gradients = &direct_supported_gradients,
-      .forward = &direct_forward,
+      .forward = &forward,
       .backward = &direct_backward,
       .unpool = &direct_unpool,
       .reads_channels_last_weight = true,

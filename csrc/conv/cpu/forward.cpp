@@ -1,6 +1,7 @@
 // The direct convolution: strips of input rows, blocks of output channels, one output row at a time.
 #include "conv/cpu/forward.h"
 
+#include "conv/cpu/output.h"
 #include "conv/cpu/rows.h"
 #include "conv/cpu/weights.h"
 #include "core/scratch.h"
@@ -22,18 +23,7 @@ PackedLayer pack_layer(const ConvPool2d& p, const DirectPlan& plan, const void* 
   context.parallel_for(blocks, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) pack_weights(p, plan, weight, b, weights + b * packed_block_size(plan));
   });
-  auto* biases = static_cast<float*>(context.allocate(sizeof(float) * blocks * plan.block_channels));
-  std::fill_n(biases, blocks * plan.block_channels, 0.f);
-  if (bias) {
-    visit_dtype(p.dtype, [&]<class T>() {
-      const T* source = static_cast<const T*>(bias);
-      for (int64_t g = 0; g < p.groups; ++g) {
-        convert_row(source + g * plan.group_out_channels, biases + g * plan.blocks * plan.block_channels,
-                    plan.group_out_channels);
-      }
-    });
-  }
-  return {weights, biases};
+  return {weights, pack_bias(p, plan, bias, context)};
 }
 
 // Memory of one thread at work on one band of rows.
@@ -74,35 +64,36 @@ class BandWorker {
     const int64_t set = unit % plan_.block_sets;
     const int64_t band = unit / plan_.block_sets % plan_.bands;
     const int64_t group = unit / plan_.block_sets / plan_.bands % p_.groups;
-    image_ = unit / plan_.block_sets / plan_.bands / p_.groups;
+    const int64_t image = unit / plan_.block_sets / plan_.bands / p_.groups;
     const int64_t first = band * plan_.band_rows;
     const int64_t last = std::min(first + plan_.band_rows, p_.out_h);
     const RowRange rows = conv_rows(p_, first, last);
-    locate_input(group, rows);
+    locate_input(image, group, rows);
     for (int64_t b = plan_.blocks * set / plan_.block_sets; b < plan_.blocks * (set + 1) / plan_.block_sets; ++b) {
       const int64_t channel = b * plan_.block_channels;
       const int64_t number = group * plan_.blocks + b;
       block_ = {layer_.weights + number * plan_.tap_count * plan_.block_channels,
                 layer_.bias + number * plan_.block_channels,
                 std::min(plan_.block_channels, plan_.group_out_channels - channel)};
-      first_channel_ = group * plan_.group_out_channels + channel;
+      const OutputBlock output(p_, work_.output, work_.selection, image, group * plan_.group_out_channels + channel,
+                               block_.channels, plan_.block_channels);
       next_conv_row_ = rows.begin;
-      output_rows(first, last);
+      output_rows(output, first, last);
     }
   }
 
  private:
   // Sets origin_, the address of the first tap of convolution row rows.begin.
-  void locate_input(int64_t group, const RowRange& rows) {
+  void locate_input(int64_t image, int64_t group, const RowRange& rows) {
     conv_rows_ = rows;
     const int64_t first_input = rows.begin * p_.stride_h;
     if (plan_.in_place) {
-      origin_ = static_cast<const float*>(work_.input) + image_ * p_.input_strides.n +
+      origin_ = static_cast<const float*>(work_.input) + image * p_.input_strides.n +
                 group * plan_.group_in_channels * p_.input_strides.c + first_input * p_.input_strides.h;
       return;
     }
     const int64_t count = (rows.end - rows.begin - 1) * p_.stride_h + (p_.kernel_h - 1) * p_.dilation_h + 1;
-    work_.source.pack(image_, group, first_input, count, scratch_.strip);
+    work_.source.pack(image, group, first_input, count, scratch_.strip);
     origin_ = scratch_.strip;
   }
 
@@ -110,12 +101,15 @@ class BandWorker {
     return origin_ + (conv_row - conv_rows_.begin) * p_.stride_h * plan_.row_stride;
   }
 
-  void output_rows(int64_t first, int64_t last) {
+  void output_rows(const OutputBlock& output, int64_t first, int64_t last) {
     const bool no_pool = p_.pool == Pool::none && !work_.selection;
     for (int64_t y = first, count; y < last; y += count) {
       count = no_pool ? std::min<int64_t>(2, last - y) : 1;
       PooledRow rows[2];
-      for (int64_t i = 0; i < count; ++i) rows[i] = target_row(y + i, i);
+      for (int64_t i = 0; i < count; ++i) {
+        rows[i] = output.row(y + i, scratch_.values + i * p_.out_w * plan_.block_channels, scratch_.codes);
+        if (!output.is_written_in_place()) output.prefetch(y + i);
+      }
       if (no_pool) {
         store_rows(plan_, block_, p_.conv_w, p_.activation == Activation::relu,
                    {count, {input_of(y), input_of(y + 1)}, {rows[0].values, rows[1].values}, rows[0].value_pixel});
@@ -124,32 +118,8 @@ class BandWorker {
       } else {
         pool_from_ring(y, rows[0]);
       }
-      for (int64_t i = 0; i < count; ++i) emit_row(y + i, rows[i]);
+      for (int64_t i = 0; i < count; ++i) output.emit(y + i, rows[i]);
     }
-  }
-
-  // Whole blocks of fp32 pixels need no detour through scratch memory.
-  bool writes_output() const {
-    return p_.dtype == DType::f32 && p_.output_strides.c == 1 && block_.channels % kLanes == 0;
-  }
-
-  int64_t output_offset(int64_t y) const {
-    return image_ * p_.output_strides.n + first_channel_ * p_.output_strides.c + y * p_.output_strides.h;
-  }
-
-  PooledRow target_row(int64_t y, int64_t slot) const {
-    float* codes = work_.selection ? scratch_.codes : nullptr;
-    if (writes_output()) {
-      return {static_cast<float*>(work_.output) + output_offset(y), p_.output_strides.w, codes, plan_.block_channels};
-    }
-    prefetch_values(output_offset(y));
-    return {scratch_.values + slot * p_.out_w * plan_.block_channels, plan_.block_channels, codes,
-            plan_.block_channels};
-  }
-
-  void emit_row(int64_t y, const PooledRow& row) const {
-    if (!writes_output()) emit_values(row.values, output_offset(y));
-    if (row.codes) emit_codes(y);
   }
 
   void pool_from_ring(int64_t y, const PooledRow& row) {
@@ -173,44 +143,12 @@ class BandWorker {
     return scratch_.conv_rows + conv_row % BandScratch::ring_rows(p_) * p_.conv_w * plan_.block_channels;
   }
 
-  // A row of many planes is as many cache misses: they pass while the row is computed.
-  void prefetch_values(int64_t at) const {
-    if (p_.output_strides.w != 1) return;
-    constexpr int64_t kCacheLine = 64;
-    const int64_t size = size_of(p_.dtype);
-    for (int64_t c = 0; c < block_.channels; ++c) {
-      const char* row = static_cast<const char*>(work_.output) + (at + c * p_.output_strides.c) * size;
-      for (int64_t byte = 0; byte < p_.out_w * size; byte += kCacheLine) __builtin_prefetch(row + byte, 1);
-    }
-  }
-
-  void emit_values(const float* values, int64_t at) const {
-    visit_dtype(p_.dtype, [&]<class T>() {
-      T* output = static_cast<T*>(work_.output) + at;
-      if (p_.output_strides.c == 1) {
-        for (int64_t x = 0; x < p_.out_w; ++x) {
-          convert_row(values + x * plan_.block_channels, output + x * p_.output_strides.w, block_.channels);
-        }
-      } else {
-        transpose(values, plan_.block_channels, p_.out_w, block_.channels, output, p_.output_strides.c);
-      }
-    });
-  }
-
-  void emit_codes(int64_t y) const {
-    uint8_t* selection = work_.selection + ((image_ * p_.out_h + y) * p_.out_w) * p_.out_channels + first_channel_;
-    for (int64_t x = 0; x < p_.out_w; ++x) {
-      const float* codes = scratch_.codes + x * plan_.block_channels;
-      for (int64_t c = 0; c < block_.channels; ++c) selection[x * p_.out_channels + c] = static_cast<uint8_t>(codes[c]);
-    }
-  }
-
   const DirectConvolution& work_;
   const ConvPool2d& p_;
   const DirectPlan& plan_;
   const PackedLayer& layer_;
   const BandScratch scratch_;
-  int64_t image_ = 0, first_channel_ = 0, next_conv_row_ = 0;
+  int64_t next_conv_row_ = 0;
   RowRange conv_rows_{};
   const float* origin_ = nullptr;
   Block block_{};
@@ -227,13 +165,6 @@ void run(const DirectConvolution& work, const void* weight, const void* bias, Co
     BandWorker worker(work, layer, scratch.data());
     for (int64_t unit = begin; unit < end; ++unit) worker.run(unit);
   });
-}
-
-const char* direct_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
-  const DirectPlan plan = make_direct_plan(p, kLanes);
-  const ImageStrips strips(p, plan, tensors.input);
-  run({p, plan, strips, tensors.input, tensors.output, tensors.selection}, tensors.weight, tensors.bias, context);
-  return nullptr;
 }
 
 }  // namespace fastvision

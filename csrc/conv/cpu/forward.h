@@ -18,7 +18,4 @@ struct DirectConvolution {
 
 void run(const DirectConvolution& work, const void* weight, const void* bias, Context& context);
 
-// Any problem with fp32, bf16 or fp16 tensors; arithmetic is fp32.
-const char* direct_forward(const ConvPool2d& problem, const ConvPool2dForward& tensors, Context& context);
-
 }  // namespace fastvision

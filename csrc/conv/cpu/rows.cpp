@@ -67,6 +67,12 @@ void store_rows(const DirectPlan& plan, const Block& block, int64_t columns, boo
   }
 }
 
+bool has_whole_pairs(const ConvPool2d& p) {
+  return p.pool == Pool::max && p.pool_kernel_h == 2 && p.pool_kernel_w == 2 && p.pool_stride_h == 2 &&
+         p.pool_stride_w == 2 && p.pool_pad_h == 0 && p.pool_pad_w == 0 && 2 * p.out_h <= p.conv_h &&
+         2 * p.out_w <= p.conv_w;
+}
+
 bool pools_in_registers(const ConvPool2d& p) {
 #if defined(CPU_CAPABILITY_AVX2)
   // A tile of windows has 2 columns, one of outputs 3: 88 against 95 % of the peak, and for long sums
@@ -74,9 +80,7 @@ bool pools_in_registers(const ConvPool2d& p) {
   constexpr int64_t kLongSum = 128;
   if (p.in_channels / p.groups * p.kernel_h * p.kernel_w >= kLongSum) return false;
 #endif
-  return p.pool == Pool::max && p.pool_kernel_h == 2 && p.pool_kernel_w == 2 && p.pool_stride_h == 2 &&
-         p.pool_stride_w == 2 && p.pool_pad_h == 0 && p.pool_pad_w == 0 && 2 * p.out_h <= p.conv_h &&
-         2 * p.out_w <= p.conv_w;
+  return has_whole_pairs(p);
 }
 
 void max_pool_row(const ConvPool2d& p, const DirectPlan& plan, const Block& block, const float* input,

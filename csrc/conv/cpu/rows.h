@@ -25,7 +25,10 @@ struct ConvRows {
 // Computes the rows, with ReLU or without.
 void store_rows(const DirectPlan& plan, const Block& block, int64_t columns, bool relu, const ConvRows& rows);
 
-// True if convolution and pool run in one go: a 2x2 max-pool with stride 2 whose windows are whole.
+// A 2x2 max-pool with stride 2 whose windows are whole.
+bool has_whole_pairs(const ConvPool2d& problem);
+
+// True if the direct kernel's convolution and pool run in one go.
 bool pools_in_registers(const ConvPool2d& problem);
 
 // One pooled row, for problems that pool in registers.

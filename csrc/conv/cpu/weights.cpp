@@ -42,4 +42,20 @@ void pack_weights(const ConvPool2d& p, const DirectPlan& plan, const void* weigh
   visit_dtype(p.dtype, [&]<class T>() { pack_weights_of(p, plan, static_cast<const T*>(weight), block, packed); });
 }
 
+const float* pack_bias(const ConvPool2d& p, const DirectPlan& plan, const void* bias, Context& context) {
+  const int64_t size = p.groups * plan.blocks * plan.block_channels;
+  auto* biases = static_cast<float*>(context.allocate(sizeof(float) * size));
+  std::fill_n(biases, size, 0.f);
+  if (bias) {
+    visit_dtype(p.dtype, [&]<class T>() {
+      const T* source = static_cast<const T*>(bias);
+      for (int64_t g = 0; g < p.groups; ++g) {
+        convert_row(source + g * plan.group_out_channels, biases + g * plan.blocks * plan.block_channels,
+                    plan.group_out_channels);
+      }
+    });
+  }
+  return biases;
+}
+
 }  // namespace fastvision

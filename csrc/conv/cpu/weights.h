@@ -2,6 +2,7 @@
 #pragma once
 
 #include "conv/cpu/plan.h"
+#include "core/context.h"
 
 namespace fastvision {
 
@@ -13,5 +14,8 @@ inline int64_t packed_block_size(const DirectPlan& plan) {
 // Output channels of block `block` as [tap][channel], taps in the plan's order, missing channels zero.
 // Blocks are numbered through all groups.
 void pack_weights(const ConvPool2d& problem, const DirectPlan& plan, const void* weight, int64_t block, float* packed);
+
+// Biases of all blocks, [block][channel], missing ones zero. `bias` may be null. In the context's memory.
+const float* pack_bias(const ConvPool2d& problem, const DirectPlan& plan, const void* bias, Context& context);
 
 }  // namespace fastvision

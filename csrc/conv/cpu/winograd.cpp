@@ -1,0 +1,220 @@
+#include "conv/cpu/winograd.h"
+
+#include "conv/cpu/output.h"
+#include "conv/cpu/weights.h"
+#include "conv/cpu/winograd_gemm.h"
+#include "conv/cpu/winograd_output.h"
+#include "conv/cpu/winograd_transform.h"
+#include "core/scratch.h"
+
+namespace fastvision {
+namespace {
+
+using namespace winograd;
+
+int64_t vectors_of(int64_t channels) {
+  return channels > kLanes ? 2 : 1;
+}
+
+// One block's weights, [point][channel][vector], from the direct kernel's, [tap][channel][vector].
+void transform_weights(const DirectPlan& plan, const float* packed, int64_t vectors, float* transformed) {
+  const int64_t channels = plan.group_in_channels;
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t v = 0; v < vectors; ++v) {
+      const float* from = packed + c * plan.block_channels + v * kLanes;
+      float* to = transformed + (c * vectors + v) * kLanes;
+      transform_square<kTaps, kTaps, kWindow, kWindow, &transform_weight>(
+          [&](int row, int column) FASTVISION_INLINE {
+            return Vec::loadu(from + (row * kTaps + column) * channels * plan.block_channels);
+          },
+          [&](int row, int column, const Vec& value) FASTVISION_INLINE {
+            value.store(to + (row * kWindow + column) * channels * vectors * kLanes);
+          });
+    }
+  }
+}
+
+// One tile's inputs, [point][channel], from a strip.
+void transform_tile(const DirectPlan& plan, const float* strip, int64_t point_stride, float* transformed) {
+  const int64_t pixel = plan.group_in_channels;
+  // The last vector may hold channels of the next pixel: their products are never taken.
+  for (int64_t c = 0; c < pixel; c += kLanes) {
+    transform_square<kWindow, kWindow, kWindow, kWindow, &transform_input>(
+        [&](int row, int column) FASTVISION_INLINE {
+          return Vec::loadu(strip + row * plan.row_stride + column * pixel + c);
+        },
+        [&](int row, int column, const Vec& value) FASTVISION_INLINE {
+          value.store(transformed + (row * kWindow + column) * point_stride + c);
+        });
+  }
+}
+
+// The work of one thread on units of a group.
+class UnitWorker {
+ public:
+  UnitWorker(const WinogradConvolution& work, const float* biases)
+      : work_(work),
+        p_(work.problem),
+        plan_(work.plan),
+        biases_(biases),
+        strip_(plan_.direct.row_stride * plan_.direct.max_strip_rows + kLanes),
+        sums_(kPoints * sums_stride()),
+        rows_(band_output_size(p_, plan_)) {}
+
+  static int64_t weights_size(const WinogradPlan& plan) {
+    return kPoints * plan.direct.group_in_channels * plan.direct.block_channels;
+  }
+  static int64_t inputs_size(const WinogradPlan& plan) { return kPoints * plan.point_stride(); }
+
+  void transform_inputs(int64_t group, int64_t unit, float* inputs) {
+    for (int64_t i = 0; i < bands_of(unit); ++i) {
+      const Band band = band_at(unit * plan_.unit_bands + i);
+      work_.source.pack(band.image, group, band.rows.begin, kTile * band.tile_rows + kWindow - kTile, strip_.data());
+      float* tile = inputs + i * plan_.band_tiles() * plan_.pixel;
+      for (int64_t y = 0; y < band.tile_rows; ++y) {
+        for (int64_t x = 0; x < plan_.tiles_x; ++x, tile += plan_.pixel) {
+          transform_tile(
+              plan_.direct,
+              strip_.data() + kTile * (y * plan_.direct.row_stride + x * plan_.direct.group_in_channels),
+              plan_.point_stride(), tile);
+        }
+      }
+    }
+  }
+
+  // Products and outputs of one block of channels.
+  void compute_block(int64_t group, int64_t unit, int64_t block, const float* inputs, const float* weights) {
+    const DirectPlan& direct = plan_.direct;
+    const int64_t first = block * direct.block_channels;
+    const int64_t channels = std::min(direct.block_channels, direct.group_out_channels - first);
+    const float* bias = biases_ + (group * direct.blocks + block) * direct.block_channels;
+    multiply_points(unit, inputs, weights, vectors_of(channels));
+    for (int64_t i = 0; i < bands_of(unit); ++i) {
+      const Band band = band_at(unit * plan_.unit_bands + i);
+      const OutputBlock output(p_, work_.output, work_.selection, band.image,
+                               group * direct.group_out_channels + first, channels, direct.block_channels);
+      const TileSums sums{sums_.data() + i * plan_.band_tiles() * vectors_of(channels) * kLanes, sums_stride(), bias};
+      write_band(p_, plan_, band, output, sums, vectors_of(channels), rows_.data());
+    }
+  }
+
+ private:
+  int64_t sums_stride() const {
+    constexpr int64_t kCacheLine = 16;
+    return plan_.unit_tiles() * plan_.direct.block_channels + kCacheLine;
+  }
+
+  int64_t bands_of(int64_t unit) const {
+    return std::min(plan_.unit_bands, p_.batch * plan_.bands - unit * plan_.unit_bands);
+  }
+
+  Band band_at(int64_t number) const {
+    const int64_t first = number % plan_.bands * plan_.band_rows;
+    const int64_t last = std::min(first + plan_.band_rows, p_.out_h);
+    const RowRange rows = conv_rows(p_, first, last);
+    return {number / plan_.bands, first, last, rows, (rows.end - rows.begin + kTile - 1) / kTile};
+  }
+
+  void multiply_points(int64_t unit, const float* inputs, const float* weights, int64_t vectors) {
+    // Only an image's last band may have fewer tiles than the others: its place is left empty.
+    const int64_t last = bands_of(unit) - 1;
+    const int64_t tiles = last * plan_.band_tiles() + band_at(unit * plan_.unit_bands + last).tile_rows * plan_.tiles_x;
+    const int64_t channels = plan_.direct.group_in_channels;
+    for (int64_t point = 0; point < kPoints; ++point) {
+      const Product product{inputs + point * plan_.point_stride(), plan_.pixel,
+                            weights + point * channels * vectors * kLanes, channels,
+                            sums_.data() + point * sums_stride()};
+      vectors == 2 ? multiply_tiles<2>(product, tiles) : multiply_tiles<1>(product, tiles);
+    }
+  }
+
+  const WinogradConvolution& work_;
+  const ConvPool2d& p_;
+  const WinogradPlan& plan_;
+  const float* biases_;
+  FloatScratch strip_, sums_, rows_;
+};
+
+class Weights {
+ public:
+  Weights(const WinogradConvolution& work, const void* weight) : work_(work), weight_(weight) {}
+
+  // Those of one block; blocks are numbered through all groups. `packed` is scratch memory.
+  void transform(int64_t block, float* packed, float* transformed) const {
+    const DirectPlan& plan = work_.plan.direct;
+    pack_weights(work_.problem, plan, weight_, block, packed);
+    const int64_t channels = plan.group_out_channels - block % plan.blocks * plan.block_channels;
+    transform_weights(plan, packed, vectors_of(channels), transformed);
+  }
+
+ private:
+  const WinogradConvolution& work_;
+  const void* weight_;
+};
+
+// Few tiles: all inputs first, then block by block with the block's weights made on the way.
+void run_by_blocks(const WinogradConvolution& work, const Weights& weights, const float* biases, Context& context) {
+  const WinogradPlan& plan = work.plan;
+  const int64_t units = plan.units * work.problem.groups;
+  const int64_t inputs_size = UnitWorker::inputs_size(plan);
+  auto* inputs = static_cast<float*>(context.allocate(sizeof(float) * units * inputs_size));
+  context.parallel_for(units, [&](int64_t begin, int64_t end) {
+    UnitWorker worker(work, biases);
+    for (int64_t i = begin; i < end; ++i) {
+      worker.transform_inputs(i / plan.units, i % plan.units, inputs + i * inputs_size);
+    }
+  });
+  const int64_t blocks = plan.direct.blocks;
+  context.parallel_for(work.problem.groups * blocks, [&](int64_t begin, int64_t end) {
+    UnitWorker worker(work, biases);
+    FloatScratch packed(packed_block_size(plan.direct)), transformed(UnitWorker::weights_size(plan));
+    for (int64_t block = begin; block < end; ++block) {
+      weights.transform(block, packed.data(), transformed.data());
+      const int64_t group = block / blocks;
+      for (int64_t unit = 0; unit < plan.units; ++unit) {
+        worker.compute_block(group, unit, block % blocks, inputs + (group * plan.units + unit) * inputs_size,
+                             transformed.data());
+      }
+    }
+  });
+}
+
+// Many tiles: all weights first, then unit by unit.
+void run_by_units(const WinogradConvolution& work, const Weights& weights, const float* biases, Context& context) {
+  const WinogradPlan& plan = work.plan;
+  const int64_t blocks = plan.direct.blocks, size = UnitWorker::weights_size(plan);
+  auto* transformed = static_cast<float*>(context.allocate(sizeof(float) * work.problem.groups * blocks * size));
+  context.parallel_for(work.problem.groups * blocks, [&](int64_t begin, int64_t end) {
+    FloatScratch packed(packed_block_size(plan.direct));
+    for (int64_t block = begin; block < end; ++block) {
+      weights.transform(block, packed.data(), transformed + block * size);
+    }
+  });
+  context.parallel_for(work.problem.groups * plan.units * plan.block_sets, [&](int64_t begin, int64_t end) {
+    UnitWorker worker(work, biases);
+    FloatScratch inputs(UnitWorker::inputs_size(plan));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t set = i % plan.block_sets;
+      const int64_t unit = i / plan.block_sets % plan.units;
+      const int64_t group = i / plan.block_sets / plan.units;
+      worker.transform_inputs(group, unit, inputs.data());
+      for (int64_t b = blocks * set / plan.block_sets; b < blocks * (set + 1) / plan.block_sets; ++b) {
+        worker.compute_block(group, unit, b, inputs.data(), transformed + (group * blocks + b) * size);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void run(const WinogradConvolution& work, const void* weight, const void* bias, Context& context) {
+  const float* biases = pack_bias(work.problem, work.plan.direct, bias, context);
+  const Weights weights(work, weight);
+  if (work.plan.weights_inside) {
+    run_by_blocks(work, weights, biases, context);
+  } else {
+    run_by_units(work, weights, biases, context);
+  }
+}
+
+}  // namespace fastvision
