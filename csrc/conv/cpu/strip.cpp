@@ -24,48 +24,74 @@ void pack_planar_row(const ColumnRange& inside, int64_t strip_w, const T* row, f
   std::fill(target + inside.end, target + strip_w, 0.f);
 }
 
+// The rows of a strip that hold image rows, the first of them `first_in_image`; the others are padding.
+struct RowsInside {
+  int64_t begin, end, first_in_image;
+};
+
+RowsInside rows_inside(const ConvPool2d& p, int64_t first, int64_t rows) {
+  const int64_t begin = std::clamp<int64_t>(p.pad_top - first, 0, rows);
+  const int64_t end = std::clamp(p.pad_top + p.in_h - first, begin, rows);
+  return {begin, end, first + begin - p.pad_top};
+}
+
 template <class T>
-void pack_interleaved_row(const ConvPool2d& p, const DirectPlan& plan, const ColumnRange& inside, const T* row,
-                          float* target) {
-  const int64_t channels = plan.group_in_channels;
-  const int64_t columns = inside.end - inside.begin;
-  std::fill(target, target + inside.begin * channels, 0.f);
-  std::fill(target + inside.end * channels, target + plan.strip_w * channels, 0.f);
-  float* first = target + inside.begin * channels;
-  if (p.input_strides.w == 1 && channels > 1) {
-    transpose(row, p.input_strides.c, channels, columns, first, channels);
-  } else if (p.input_strides.w == channels) {
-    convert_row(row, first, columns * channels);
-  } else {
-    for (int64_t x = 0; x < columns; ++x) convert_row(row + x * p.input_strides.w, first + x * channels, channels);
+void pack_planar(const ConvPool2d& p, const DirectPlan& plan, const ColumnRange& columns, const RowsInside& rows,
+                 int64_t row_count, const T* image, float* strip) {
+  for (int64_t c = 0; c < plan.group_in_channels; ++c) {
+    float* plane = strip + c * plan.channel_stride;
+    std::fill(plane, plane + rows.begin * plan.strip_w, 0.f);
+    std::fill(plane + rows.end * plan.strip_w, plane + row_count * plan.strip_w, 0.f);
+    for (int64_t r = rows.begin; r < rows.end; ++r) {
+      pack_planar_row(columns, plan.strip_w, image + c * p.input_strides.c + (r - rows.begin) * p.input_strides.h,
+                      plane + r * plan.strip_w);
+    }
   }
 }
 
 template <class T>
-void pack_strip_of(const ConvPool2d& p, const DirectPlan& plan, const T* image, int64_t first, int64_t rows,
-                   float* strip) {
-  const ColumnRange inside = columns_inside(p, plan);
-  const bool planar = plan.order == InputOrder::planar;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t y = first + r - p.pad_top;
-    const bool outside = y < 0 || y >= p.in_h;
-    const T* row = image + y * p.input_strides.h + inside.first_in_image * p.input_strides.w;
-    float* target = strip + r * plan.row_stride;
-    if (planar) {
-      for (int64_t c = 0; c < plan.group_in_channels; ++c) {
-        float* plane = target + c * plan.channel_stride;
-        if (outside) {
-          std::fill(plane, plane + plan.strip_w, 0.f);
-        } else {
-          pack_planar_row(inside, plan.strip_w, row + c * p.input_strides.c, plane);
-        }
+void pack_interleaved_row(const ConvPool2d& p, int64_t channels, int64_t columns, const T* row, float* target) {
+  if (p.input_strides.w == channels) return convert_row(row, target, columns * channels);
+  for (int64_t x = 0; x < columns; ++x) convert_row(row + x * p.input_strides.w, target + x * channels, channels);
+}
+
+template <class T>
+void pack_interleaved(const ConvPool2d& p, const DirectPlan& plan, const ColumnRange& columns, const RowsInside& rows,
+                      int64_t row_count, const T* image, float* strip) {
+  const int64_t channels = plan.group_in_channels;
+  std::fill(strip, strip + rows.begin * plan.row_stride, 0.f);
+  std::fill(strip + rows.end * plan.row_stride, strip + row_count * plan.row_stride, 0.f);
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    float* row = strip + r * plan.row_stride;
+    std::fill(row, row + columns.begin * channels, 0.f);
+    std::fill(row + columns.end * channels, row + plan.row_stride, 0.f);
+  }
+  const int64_t count = columns.end - columns.begin;
+  float* first = strip + rows.begin * plan.row_stride + columns.begin * channels;
+  const bool planes = p.input_strides.w == 1 && channels > 1;
+  // A few planes at a time: the rows of each follow each other in memory, and the processor likes long streams.
+  const int64_t channels_at_once = planes ? kLanes : channels;
+  for (int64_t c = 0; c < channels; c += channels_at_once) {
+    for (int64_t r = 0; r < rows.end - rows.begin; ++r) {
+      const T* row = image + c * p.input_strides.c + r * p.input_strides.h;
+      float* target = first + r * plan.row_stride + c;
+      if (planes) {
+        transpose(row, p.input_strides.c, std::min(kLanes, channels - c), count, target, channels);
+      } else {
+        pack_interleaved_row(p, channels, count, row, target);
       }
-    } else if (outside) {
-      std::fill(target, target + plan.row_stride, 0.f);
-    } else {
-      pack_interleaved_row(p, plan, inside, row, target);
     }
   }
+}
+
+template <class T>
+void pack_strip_of(const ConvPool2d& p, const DirectPlan& plan, const T* image, int64_t first, int64_t row_count,
+                   float* strip) {
+  const ColumnRange columns = columns_inside(p, plan);
+  const RowsInside rows = rows_inside(p, first, row_count);
+  const T* origin = image + rows.first_in_image * p.input_strides.h + columns.first_in_image * p.input_strides.w;
+  const auto pack = plan.order == InputOrder::planar ? pack_planar<T> : pack_interleaved<T>;
+  pack(p, plan, columns, rows, row_count, origin, strip);
 }
 
 }  // namespace

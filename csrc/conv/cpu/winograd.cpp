@@ -5,6 +5,7 @@
 #include "conv/cpu/winograd_gemm.h"
 #include "conv/cpu/winograd_output.h"
 #include "conv/cpu/winograd_transform.h"
+#include "conv/cpu/winograd_weights.h"
 #include "core/scratch.h"
 
 namespace fastvision {
@@ -16,23 +17,7 @@ int64_t vectors_of(int64_t channels) {
   return channels > kLanes ? 2 : 1;
 }
 
-// One block's weights, [point][channel][vector], from the direct kernel's, [tap][channel][vector].
-void transform_weights(const DirectPlan& plan, const float* packed, int64_t vectors, float* transformed) {
-  const int64_t channels = plan.group_in_channels;
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t v = 0; v < vectors; ++v) {
-      const float* from = packed + c * plan.block_channels + v * kLanes;
-      float* to = transformed + (c * vectors + v) * kLanes;
-      transform_square<kTaps, kTaps, kWindow, kWindow, &transform_weight>(
-          [&](int row, int column) FASTVISION_INLINE {
-            return Vec::loadu(from + (row * kTaps + column) * channels * plan.block_channels);
-          },
-          [&](int row, int column, const Vec& value) FASTVISION_INLINE {
-            value.store(to + (row * kWindow + column) * channels * vectors * kLanes);
-          });
-    }
-  }
-}
+constexpr int64_t kCacheLine = 16;  // more than a power of two: points must not share cache sets
 
 // One tile's inputs, [point][channel], from a strip.
 void transform_tile(const DirectPlan& plan, const float* strip, int64_t point_stride, float* transformed) {
@@ -61,9 +46,6 @@ class UnitWorker {
         sums_(kPoints * sums_stride()),
         rows_(band_output_size(p_, plan_)) {}
 
-  static int64_t weights_size(const WinogradPlan& plan) {
-    return kPoints * plan.direct.group_in_channels * plan.direct.block_channels;
-  }
   static int64_t inputs_size(const WinogradPlan& plan) { return kPoints * plan.point_stride(); }
 
   void transform_inputs(int64_t group, int64_t unit, float* inputs) {
@@ -100,7 +82,6 @@ class UnitWorker {
 
  private:
   int64_t sums_stride() const {
-    constexpr int64_t kCacheLine = 16;
     return plan_.unit_tiles() * plan_.direct.block_channels + kCacheLine;
   }
 
@@ -122,7 +103,7 @@ class UnitWorker {
     const int64_t channels = plan_.direct.group_in_channels;
     for (int64_t point = 0; point < kPoints; ++point) {
       const Product product{inputs + point * plan_.point_stride(), plan_.pixel,
-                            weights + point * channels * vectors * kLanes, channels,
+                            weights + point * weight_stride(plan_.direct), channels,
                             sums_.data() + point * sums_stride()};
       vectors == 2 ? multiply_tiles<2>(product, tiles) : multiply_tiles<1>(product, tiles);
     }
@@ -135,25 +116,8 @@ class UnitWorker {
   FloatScratch strip_, sums_, rows_;
 };
 
-class Weights {
- public:
-  Weights(const WinogradConvolution& work, const void* weight) : work_(work), weight_(weight) {}
-
-  // Those of one block; blocks are numbered through all groups. `packed` is scratch memory.
-  void transform(int64_t block, float* packed, float* transformed) const {
-    const DirectPlan& plan = work_.plan.direct;
-    pack_weights(work_.problem, plan, weight_, block, packed);
-    const int64_t channels = plan.group_out_channels - block % plan.blocks * plan.block_channels;
-    transform_weights(plan, packed, vectors_of(channels), transformed);
-  }
-
- private:
-  const WinogradConvolution& work_;
-  const void* weight_;
-};
-
 // Few tiles: all inputs first, then block by block with the block's weights made on the way.
-void run_by_blocks(const WinogradConvolution& work, const Weights& weights, const float* biases, Context& context) {
+void run_by_blocks(const WinogradConvolution& work, const void* weight, const float* biases, Context& context) {
   const WinogradPlan& plan = work.plan;
   const int64_t units = plan.units * work.problem.groups;
   const int64_t inputs_size = UnitWorker::inputs_size(plan);
@@ -167,9 +131,9 @@ void run_by_blocks(const WinogradConvolution& work, const Weights& weights, cons
   const int64_t blocks = plan.direct.blocks;
   context.parallel_for(work.problem.groups * blocks, [&](int64_t begin, int64_t end) {
     UnitWorker worker(work, biases);
-    FloatScratch packed(packed_block_size(plan.direct)), transformed(UnitWorker::weights_size(plan));
+    FloatScratch transformed(weight_block_size(plan.direct));
     for (int64_t block = begin; block < end; ++block) {
-      weights.transform(block, packed.data(), transformed.data());
+      transform_weights(work.problem, plan.direct, weight, block, transformed.data());
       const int64_t group = block / blocks;
       for (int64_t unit = 0; unit < plan.units; ++unit) {
         worker.compute_block(group, unit, block % blocks, inputs + (group * plan.units + unit) * inputs_size,
@@ -180,14 +144,13 @@ void run_by_blocks(const WinogradConvolution& work, const Weights& weights, cons
 }
 
 // Many tiles: all weights first, then unit by unit.
-void run_by_units(const WinogradConvolution& work, const Weights& weights, const float* biases, Context& context) {
+void run_by_units(const WinogradConvolution& work, const void* weight, const float* biases, Context& context) {
   const WinogradPlan& plan = work.plan;
-  const int64_t blocks = plan.direct.blocks, size = UnitWorker::weights_size(plan);
+  const int64_t blocks = plan.direct.blocks, size = weight_block_size(plan.direct);
   auto* transformed = static_cast<float*>(context.allocate(sizeof(float) * work.problem.groups * blocks * size));
   context.parallel_for(work.problem.groups * blocks, [&](int64_t begin, int64_t end) {
-    FloatScratch packed(packed_block_size(plan.direct));
     for (int64_t block = begin; block < end; ++block) {
-      weights.transform(block, packed.data(), transformed + block * size);
+      transform_weights(work.problem, plan.direct, weight, block, transformed + block * size);
     }
   });
   context.parallel_for(work.problem.groups * plan.units * plan.block_sets, [&](int64_t begin, int64_t end) {
@@ -209,11 +172,10 @@ void run_by_units(const WinogradConvolution& work, const Weights& weights, const
 
 void run(const WinogradConvolution& work, const void* weight, const void* bias, Context& context) {
   const float* biases = pack_bias(work.problem, work.plan.direct, bias, context);
-  const Weights weights(work, weight);
   if (work.plan.weights_inside) {
-    run_by_blocks(work, weights, biases, context);
+    run_by_blocks(work, weight, biases, context);
   } else {
-    run_by_units(work, weights, biases, context);
+    run_by_units(work, weight, biases, context);
   }
 }
 
