@@ -3,6 +3,7 @@
 #include "conv/cpu/backward.h"
 #include "conv/cpu/forward.h"
 #include "conv/cpu/winograd.h"
+#include "conv/cpu/winograd_planes.h"
 #include "core/simd.h"
 
 namespace fastvision {
@@ -35,7 +36,9 @@ bool supports(const ConvPool2d& p) {
 }
 
 const char* forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
-  if (winograd_applies(p)) {
+  if (winograd_planes_applies(p)) {
+    winograd_planes_forward(p, tensors, context);
+  } else if (winograd_applies(p)) {
     const WinogradPlan plan = make_winograd_plan(p, kLanes);
     const ImageStrips strips(p, plan.direct, tensors.input);
     run(WinogradConvolution{p, plan, strips, tensors.output, tensors.selection}, tensors.weight, tensors.bias, context);
