@@ -13,9 +13,9 @@ constexpr int64_t kTile = 4, kWindow = 6, kPoints = kWindow * kWindow;
 constexpr int64_t kMinTiles = 24, kMaxTiles = 56;
 constexpr int64_t kInputBytes = 512 * 1024;
 
-// Up to here all transformed inputs exist at once. Each block's weights are then transformed just before they are
-// used, which saves writing and reading four times the weights' memory.
-constexpr int64_t kAllInputBytes = 2 << 20;
+// All transformed inputs may exist at once where they are small, or smaller than the transformed weights and still in L3.
+// Each block's weights are then transformed just before they are used: they never exist all at once.
+constexpr int64_t kSmallBytes = 2 << 20, kL3Bytes = 16 << 20;
 
 // Pieces of work that a problem is cut into if it has fewer units, so that more threads than one find something to do.
 constexpr int64_t kPieces = 4;
@@ -44,8 +44,7 @@ int64_t WinogradPlan::point_stride() const {
 }
 
 bool winograd_applies(const ConvPool2d& p) {
-  // Higher pooling windows than this would need bands that do not stay in cache.
-  constexpr int64_t kMaxPoolKernel = 3;
+  constexpr int64_t kMaxPoolKernel = 3;  // higher windows need bands that do not stay in cache
   return p.allow_winograd && p.kernel_h == 3 && p.kernel_w == 3 && p.stride_h == 1 && p.stride_w == 1 &&
          p.dilation_h == 1 && p.dilation_w == 1 && p.pool_kernel_h <= kMaxPoolKernel &&
          p.pool_stride_h <= p.pool_kernel_h;
@@ -66,7 +65,9 @@ WinogradPlan make_winograd_plan(const ConvPool2d& p, int64_t lanes) {
   const int64_t all_bands = p.batch * plan.bands;
   plan.unit_bands = std::clamp<int64_t>(tiles / plan.band_tiles(), 1, all_bands);
   plan.units = ceil_div(all_bands, plan.unit_bands);
-  plan.weights_inside = 4 * plan.units * p.groups * kPoints * plan.point_stride() <= kAllInputBytes;
+  const int64_t input_bytes = 4 * plan.units * p.groups * kPoints * plan.point_stride();
+  const int64_t weight_bytes = 4 * kPoints * plan.direct.group_in_channels * p.out_channels;
+  plan.weights_inside = input_bytes <= std::clamp(weight_bytes, kSmallBytes, kL3Bytes);
   plan.block_sets = std::min(plan.direct.blocks, ceil_div(kPieces, plan.units * p.groups));
 
   plan.direct.strip_w = kTile * plan.tiles_x + kWindow - kTile;
