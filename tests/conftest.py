@@ -36,3 +36,11 @@ def intraop_threads() -> Iterator[Callable[[int], None]]:
 def one_thread(intraop_threads: Callable[[int], None]) -> None:
     """For tests of many small problems, over which several threads only wait for each other."""
     intraop_threads(1)
+
+
+@pytest.fixture
+def no_winograd() -> Iterator[None]:
+    """For what only direct kernels promise: sums of integers are exact, a NaN stays where it belongs."""
+    fastvision.backends.cpu.allow_winograd = False
+    yield
+    fastvision.backends.cpu.allow_winograd = True

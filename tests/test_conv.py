@@ -117,7 +117,7 @@ def test_strided_bias(capability):
     ids=lambda p: f"{p.channels}to{p.out_channels}k{p.kernel_size[0]}{p.layout[0]}",
 )
 @pytest.mark.parametrize("pool", ["max", "avg", "none"])
-def test_rms_error_is_at_most_stocks(capability, problem, pool):
+def test_rms_error_is_at_most_stocks(capability, no_winograd, problem, pool):
     options = problem.options | {"pool": pool}
     ours = stocks = 0.0
     for seed in range(3):
@@ -130,7 +130,7 @@ def test_rms_error_is_at_most_stocks(capability, problem, pool):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("pool", ["max", "avg", "none"])
-def test_16_bit_error_is_the_rounding_of_the_output(capability, dtype, pool):
+def test_16_bit_error_is_the_rounding_of_the_output(capability, no_winograd, dtype, pool):
     problem = Problem(channels=40, out_channels=40, dtype=dtype, options={"pool": pool})
     tensors = problem.tensors()
     half_unit = torch.finfo(dtype).eps / 2
@@ -139,7 +139,7 @@ def test_16_bit_error_is_the_rounding_of_the_output(capability, dtype, pool):
 
 
 @by_sample
-def test_integers_are_exact(capability, problem):
+def test_integers_are_exact(capability, no_winograd, problem):
     tensors = problem.tensors(integers=True)
     output = conv2d_pool2d(*tensors, **problem.options)
     expected = exact(problem, tensors)

@@ -55,7 +55,7 @@ def test_gradients_agree_with_float64(capability, problem):
 
 
 @by_sample
-def test_sample_gradients_agree_with_float64(capability, problem):
+def test_sample_gradients_agree_with_float64(capability, no_winograd, problem):
     check_gradients(problem)
 
 
@@ -241,6 +241,8 @@ def test_forward_mode_agrees_with_stock(capability):
 
 @pytest.mark.parametrize("name", ["tails", "padded", "average", "grouped", "strided_dilated"])
 def test_one_and_two_intraop_threads_agree_bit_for_bit(capability, intraop_threads, name):
+    if name == "grouped" and capability == "emulated":
+        pytest.skip("the CUDA kernels leave groups to stock, whose result depends on the number of threads")
     problem = Problem(**(vars(SAMPLES[name]) | {"batch": 4, "height": 40, "width": 40}))
     tensors = problem.tensors()
     grad_output = torch.randn(stock(*tensors, **problem.options).shape)

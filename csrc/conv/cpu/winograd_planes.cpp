@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cmath>
-#include <limits>
 
 #include "conv/cpu/epilogue.h"
 #include "conv/cpu/rows.h"
@@ -203,15 +202,14 @@ struct Target {
   int64_t code_plane;
 };
 
-// The first NaN of a window wins; without one, the first maximum.
-void select_carefully(const Vec (&window)[4], float* values, float* codes) {
+// As max_pool2d: the first maximum wins, but a NaN beats whatever came before it.
+void select_carefully(const Vec (&window)[4], const Vec& bias, float* values, float* codes) {
   float sums[4][kLanes];
-  for (int i = 0; i < 4; ++i) window[i].store(sums[i]);
+  for (int i = 0; i < 4; ++i) (window[i] + bias).store(sums[i]);
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     int winner = 0;
     for (int i = 1; i < 4; ++i) {
-      const float best = sums[winner][lane];
-      if (!std::isnan(best) && (sums[i][lane] > best || std::isnan(sums[i][lane]))) winner = i;
+      if (sums[i][lane] > sums[winner][lane] || std::isnan(sums[i][lane])) winner = i;
     }
     values[lane] = sums[winner][lane];
     codes[lane] = static_cast<float>(winner);
@@ -227,8 +225,8 @@ inline FASTVISION_INLINE void pool_window(const Vec (&window)[4], const Vec& bia
     Vec code = winner_of_window(window[0], window[1], window[2], window[3]);
     if (__builtin_expect(best.has_inf_nan(), false)) {
       alignas(64) float careful[2][kLanes];
-      select_carefully(window, careful[0], careful[1]);
-      best = Vec::loadu(careful[0]) + bias;
+      select_carefully(window, bias, careful[0], careful[1]);
+      best = Vec::loadu(careful[0]);
       code = Vec::loadu(careful[1]);
     }
     if constexpr (Relu) code = Vec::blendv(code, Vec(static_cast<float>(kDead)), best <= Vec(0.f));
