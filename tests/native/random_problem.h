@@ -62,10 +62,17 @@ inline ConvPool2d random_problem(Random& random) {
   p.stride_w = random.chance(2) ? p.stride_h : random.between(1, 3);
   p.dilation_h = random.one_of({1, 1, 2});
   p.dilation_w = random.one_of({1, 1, 2, 3});
-  p.pad_top = random.chance(2) ? 0 : random.between(0, 3);
-  p.pad_left = random.chance(2) ? 0 : random.between(0, 4);
-  const int64_t bottom = random.chance(2) ? p.pad_top : random.between(0, 3);
-  const int64_t right = random.chance(2) ? p.pad_left : random.between(0, 3);
+  p.allow_winograd = random.chance(2);
+  if (p.allow_winograd) {  // what it applies to
+    p.kernel_h = p.kernel_w = 3;
+    p.stride_h = p.stride_w = p.dilation_h = p.dilation_w = 1;
+  }
+  // Winograd's sums of padding alone are not exactly zero, and ties among them are decided by chance.
+  const int widest = p.allow_winograd ? 2 : 4;
+  p.pad_top = random.chance(2) ? 0 : random.between(0, widest);
+  p.pad_left = random.chance(2) ? 0 : random.between(0, widest);
+  const int64_t bottom = random.chance(2) ? p.pad_top : random.between(0, widest);
+  const int64_t right = random.chance(2) ? p.pad_left : random.between(0, widest);
   p.in_h = p.dilation_h * (p.kernel_h - 1) + random.between(1, 16);
   p.in_w = p.dilation_w * (p.kernel_w - 1) + random.between(1, 20);
   p.conv_h = (p.in_h + p.pad_top + bottom - p.dilation_h * (p.kernel_h - 1) - 1) / p.stride_h + 1;
@@ -82,11 +89,12 @@ inline std::string describe(const ConvPool2d& p) {
   const char* const pools[] = {"none", "max", "avg"};
   char text[512];
   std::snprintf(text, sizeof text,
-                "%s %s batch %ld groups %ld in %ldx%ldx%ld out %ld kernel %ldx%ld stride %ldx%ld pad %ld,%ld "
+                "%s%s %s batch %ld groups %ld in %ldx%ldx%ld out %ld kernel %ldx%ld stride %ldx%ld pad %ld,%ld "
                 "dilation %ldx%ld conv %ldx%ld relu %d pool %s %ldx%ld stride %ldx%ld pad %ldx%ld to %ldx%ld",
-                dtypes[static_cast<int>(p.dtype)], p.input_strides.c == 1 ? "channels_last" : "contiguous", p.batch,
-                p.groups, p.in_channels, p.in_h, p.in_w, p.out_channels, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w,
-                p.pad_top, p.pad_left, p.dilation_h, p.dilation_w, p.conv_h, p.conv_w, p.activation == Activation::relu,
+                p.allow_winograd ? "winograd " : "", dtypes[static_cast<int>(p.dtype)],
+                p.input_strides.c == 1 ? "channels_last" : "contiguous", p.batch, p.groups, p.in_channels, p.in_h,
+                p.in_w, p.out_channels, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w, p.pad_top, p.pad_left,
+                p.dilation_h, p.dilation_w, p.conv_h, p.conv_w, p.activation == Activation::relu,
                 pools[static_cast<int>(p.pool)], p.pool_kernel_h, p.pool_kernel_w, p.pool_stride_h, p.pool_stride_w,
                 p.pool_pad_h, p.pool_pad_w, p.out_h, p.out_w);
   return text;

@@ -22,8 +22,8 @@ constexpr int64_t kMinWinogradChannels = 32;
 constexpr int64_t kMinWinogradChannels = 8;
 #endif
 
-// Time of direct / Winograd, one core of a Zen 3 with AVX2, 3x3: 1.4 to 3.2 from 8>32 @56 to 512>512 @14, batch 1 and 8;
-// 128>128 @7 1.1 to 2.0. 64>32 @6 0.84: nearly half of its tiles lies outside the image.
+// Time of direct / Winograd, one core of a Zen 3 with AVX2, 3x3: 1.4 to 3.2 from 8>32 @56 to 512>512 @14, batch 1 and
+// 8; 128>128 @7 1.1 to 2.0. 64>32 @6 0.84: nearly half of its tiles lies outside the image.
 bool winograd_is_faster(const ConvPool2d& p) {
   constexpr int64_t kTile = 4;
   const int64_t tiles = (p.conv_h + kTile - 1) / kTile * ((p.conv_w + kTile - 1) / kTile);

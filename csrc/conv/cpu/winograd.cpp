@@ -25,12 +25,10 @@ void transform_tile(const DirectPlan& plan, const float* strip, int64_t point_st
   // The last vector may hold channels of the next pixel: their products are never taken.
   for (int64_t c = 0; c < pixel; c += kLanes) {
     transform_square<kWindow, kWindow, kWindow, kWindow, &transform_input>(
-        [&](int row, int column) FASTVISION_INLINE {
-          return Vec::loadu(strip + row * plan.row_stride + column * pixel + c);
-        },
-        [&](int row, int column, const Vec& value) FASTVISION_INLINE {
-          value.store(transformed + (row * kWindow + column) * point_stride + c);
-        });
+        [&](int row, int column)
+            FASTVISION_INLINE { return Vec::loadu(strip + row * plan.row_stride + column * pixel + c); },
+        [&](int row, int column, const Vec& value)
+            FASTVISION_INLINE { value.store(transformed + (row * kWindow + column) * point_stride + c); });
   }
 }
 
@@ -55,10 +53,9 @@ class UnitWorker {
       float* tile = inputs + i * plan_.band_tiles() * plan_.pixel;
       for (int64_t y = 0; y < band.tile_rows; ++y) {
         for (int64_t x = 0; x < plan_.tiles_x; ++x, tile += plan_.pixel) {
-          transform_tile(
-              plan_.direct,
-              strip_.data() + kTile * (y * plan_.direct.row_stride + x * plan_.direct.group_in_channels),
-              plan_.point_stride(), tile);
+          transform_tile(plan_.direct,
+                         strip_.data() + kTile * (y * plan_.direct.row_stride + x * plan_.direct.group_in_channels),
+                         plan_.point_stride(), tile);
         }
       }
     }
@@ -73,17 +70,15 @@ class UnitWorker {
     multiply_points(unit, inputs, weights, vectors_of(channels));
     for (int64_t i = 0; i < bands_of(unit); ++i) {
       const Band band = band_at(unit * plan_.unit_bands + i);
-      const OutputBlock output(p_, work_.output, work_.selection, band.image,
-                               group * direct.group_out_channels + first, channels, direct.block_channels);
+      const OutputBlock output(p_, work_.output, work_.selection, band.image, group * direct.group_out_channels + first,
+                               channels, direct.block_channels);
       const TileSums sums{sums_.data() + i * plan_.band_tiles() * vectors_of(channels) * kLanes, sums_stride(), bias};
       write_band(p_, plan_, band, output, sums, vectors_of(channels), rows_.data());
     }
   }
 
  private:
-  int64_t sums_stride() const {
-    return plan_.unit_tiles() * plan_.direct.block_channels + kCacheLine;
-  }
+  int64_t sums_stride() const { return plan_.unit_tiles() * plan_.direct.block_channels + kCacheLine; }
 
   int64_t bands_of(int64_t unit) const {
     return std::min(plan_.unit_bands, p_.batch * plan_.bands - unit * plan_.unit_bands);

@@ -1,8 +1,8 @@
 // 3x3 convolution with stride 1 by Winograd's F(4x4, 3x3): a quarter of the multiplications.
 //
 // Bands of output rows are cut into tiles of 4x4 convolution outputs. All tiles of a unit of work are transformed, then
-// for each block of output channels 36 matrix products follow, one per evaluation point, and the way back, with the pool
-// while the tile is in registers or L1.
+// for each block of output channels 36 matrix products follow, one per evaluation point, and the way back, with the
+// pool while the tile is in registers or L1.
 #pragma once
 
 #include "conv/cpu/plan.h"

@@ -7,7 +7,8 @@
 
 namespace fastvision::winograd {
 
-// Tiles in registers at once. Zen 5 with AVX-512: 12 x 2 vectors are 24 FMA against 14 loads; AVX2 has half the registers.
+// Tiles in registers at once. Zen 5 with AVX-512: 12 x 2 vectors are 24 FMA against 14 loads; AVX2 has half the
+// registers.
 #if defined(CPU_CAPABILITY_AVX512)
 constexpr int kMaxTileRows = 12;
 #elif defined(CPU_CAPABILITY_AVX2)
@@ -16,8 +17,8 @@ constexpr int kMaxTileRows = 6;
 constexpr int kMaxTileRows = 2;
 #endif
 
-// Products added in a row into one register. Error in multiples of the direct kernel's with 128 channels: 4.8 with 128 in
-// a row, 2.9 with 32, 2.6 with 16, which costs 5 % of the time. Stock's own error is larger without AVX-512.
+// Products added in a row into one register. Error in multiples of the direct kernel's with 128 channels: 4.8 with 128
+// in a row, 2.9 with 32, 2.6 with 16, which costs 5 % of the time. Stock's own error is larger without AVX-512.
 #if defined(CPU_CAPABILITY_AVX512)
 constexpr int64_t kMaxChain = 16;
 #else
@@ -50,7 +51,8 @@ inline FASTVISION_INLINE void multiply_chain(const float* inputs, int64_t input_
       (Vec::loadu(target + i * kLanes) + sum[i / Vectors][i % Vectors]).store(target + i * kLanes);
     });
   } else {
-    unroll<Tiles * Vectors>([&](auto i) FASTVISION_INLINE { sum[i / Vectors][i % Vectors].store(target + i * kLanes); });
+    unroll<Tiles * Vectors>([&](auto i)
+                                FASTVISION_INLINE { sum[i / Vectors][i % Vectors].store(target + i * kLanes); });
   }
 }
 

@@ -16,8 +16,7 @@ struct TileOutputs {
 inline FASTVISION_INLINE TileOutputs outputs_of(const float* sums, int64_t point_stride) {
   TileOutputs tile;
   transform_square<kWindow, kWindow, kTile, kTile, &transform_output>(
-      [&](int row, int column)
-          FASTVISION_INLINE { return Vec::loadu(sums + (row * kWindow + column) * point_stride); },
+      [&](int row, int column) FASTVISION_INLINE { return Vec::loadu(sums + (row * kWindow + column) * point_stride); },
       [&](auto row, auto column, const Vec& value) FASTVISION_INLINE { tile.value[row][column] = value; });
   return tile;
 }
@@ -186,9 +185,9 @@ int64_t band_output_size(const ConvPool2d& p, const WinogradPlan& plan) {
 void write_band(const ConvPool2d& p, const WinogradPlan& plan, const Band& band, const OutputBlock& output,
                 const TileSums& sums, int64_t vectors, float* scratch) {
   const bool selects = output.row(band.first, scratch, scratch).codes;
-  const auto write = plan.pools_tiles                          ? write_pooled_tiles
+  const auto write = plan.pools_tiles                   ? write_pooled_tiles
                      : p.pool == Pool::none && !selects ? write_plain_tiles
-                                                               : write_through_rows;
+                                                        : write_through_rows;
   write(p, plan, band, output, sums, vectors, scratch);
 }
 

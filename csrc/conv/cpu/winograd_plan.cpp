@@ -13,8 +13,8 @@ constexpr int64_t kTile = 4, kWindow = 6, kPoints = kWindow * kWindow;
 constexpr int64_t kMinTiles = 24, kMaxTiles = 56;
 constexpr int64_t kInputBytes = 512 * 1024;
 
-// All transformed inputs may exist at once where they are small, or smaller than the transformed weights and still in L3.
-// Each block's weights are then transformed just before they are used: they never exist all at once.
+// All transformed inputs may exist at once where they are small, or smaller than the transformed weights and still in
+// L3. Each block's weights are then transformed just before they are used: they never exist all at once.
 constexpr int64_t kSmallBytes = 2 << 20, kL3Bytes = 16 << 20;
 
 // Pieces of work that a problem is cut into if it has fewer units, so that more threads than one find something to do.

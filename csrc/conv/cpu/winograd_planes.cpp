@@ -20,8 +20,8 @@ constexpr int kPoints = kSize * kSize;
 constexpr int64_t kChunk = 128;
 constexpr int64_t kPlane = kChunk + 16;
 
-// Register tile: output channels x vectors of windows, six registers for each. Loads per multiply-add: one, or one and a
-// half with AVX2, whose sixteen registers hold no more; 2 x 1 there makes GCC load every input twice.
+// Register tile: output channels x vectors of windows, six registers for each. Loads per multiply-add: one, or one and
+// a half with AVX2, whose sixteen registers hold no more; 2 x 1 there makes GCC load every input twice.
 #if defined(CPU_CAPABILITY_AVX512)
 constexpr int kTileChannels = 2;
 #else
@@ -178,7 +178,8 @@ inline FASTVISION_INLINE void add_point(const float* inputs, const float* weight
   });
 }
 
-// One column of points on its way back to two rows: adds the upper row's and the lower row's sums to `top` and `bottom`.
+// One column of points on its way back to two rows: adds the upper row's and the lower row's sums to `top` and
+// `bottom`.
 template <int InChannels, int Column, bool Start, int Channels, int Vectors>
 inline FASTVISION_INLINE void add_column(const float* inputs, const float* weights, Sums<Channels, Vectors>& top,
                                          Sums<Channels, Vectors>& bottom) {

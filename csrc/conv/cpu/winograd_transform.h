@@ -10,8 +10,8 @@
 
 namespace fastvision::winograd {
 
-constexpr int kTile = 4;               // outputs of a tile in each dimension
-constexpr int kTaps = 3;               // of the kernel
+constexpr int kTile = 4;                    // outputs of a tile in each dimension
+constexpr int kTaps = 3;                    // of the kernel
 constexpr int kWindow = kTile + kTaps - 1;  // inputs of a tile, and evaluation points
 constexpr int kPoints = kWindow * kWindow;
 

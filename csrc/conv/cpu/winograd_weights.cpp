@@ -58,9 +58,8 @@ void transform_weights_of(const ConvPool2d& p, const DirectPlan& plan, const T* 
 
 void transform_weights(const ConvPool2d& p, const DirectPlan& plan, const void* weight, int64_t block,
                        float* transformed) {
-  visit_dtype(p.dtype, [&]<class T>() {
-    transform_weights_of(p, plan, static_cast<const T*>(weight), block, transformed);
-  });
+  visit_dtype(p.dtype,
+              [&]<class T>() { transform_weights_of(p, plan, static_cast<const T*>(weight), block, transformed); });
 }
 
 }  // namespace fastvision::winograd

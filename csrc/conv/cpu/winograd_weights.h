@@ -18,7 +18,8 @@ inline int64_t weight_block_size(const DirectPlan& plan) {
   return kPoints * weight_stride(plan);
 }
 
-// Output channels of block `block` as [point][channel][vector], missing ones zero. Blocks are numbered through all groups.
+// Output channels of block `block` as [point][channel][vector], missing ones zero. Blocks are numbered through all
+// groups.
 void transform_weights(const ConvPool2d& problem, const DirectPlan& plan, const void* weight, int64_t block,
                        float* transformed);
 
