@@ -217,8 +217,8 @@ void select_carefully(const Vec (&window)[4], const Vec& bias, float* values, fl
   }
 }
 
-template <bool Relu, bool Select>
-inline FASTVISION_INLINE void pool_window(const Vec (&window)[4], const Vec& bias, int64_t count, float* values,
+template <bool Select>
+inline FASTVISION_INLINE void pool_window(const Vec (&window)[4], const Vec& bias, bool relu, float* values,
                                           float* codes) {
   using at::vec::maximum;  // keeps NaN
   Vec best = maximum(maximum(window[0], window[1]), maximum(window[2], window[3])) + bias;
@@ -230,71 +230,72 @@ inline FASTVISION_INLINE void pool_window(const Vec (&window)[4], const Vec& bia
       best = Vec::loadu(careful[0]);
       code = Vec::loadu(careful[1]);
     }
-    if constexpr (Relu) code = Vec::blendv(code, Vec(static_cast<float>(kDead)), best <= Vec(0.f));
+    if (relu) code = Vec::blendv(code, Vec(static_cast<float>(kDead)), best <= Vec(0.f));
     code.store(codes);
   }
-  if constexpr (Relu) best = max_keeping_second(Vec(0.f), best);
-  if (count == kLanes) {
-    best.store(values);
-  } else {
-    best.store(values, static_cast<int>(count));
-  }
+  (relu ? max_keeping_second(Vec(0.f), best) : best).store(values);
 }
 
-// Windows [i, i + Vectors * kLanes), of which all vectors but the last are whole.
-template <int InChannels, int Channels, int Vectors, bool Relu, bool Select>
-inline FASTVISION_INLINE void pool_tile(const float* inputs, const float* weights, const float* bias, int64_t i,
-                                        int64_t windows, const Target& target) {
-  Sums<Channels, Vectors> left[2], right[2], out[2][2];
-  add_column<InChannels, 1, true>(inputs + i, weights, left[0], left[1]);
-  add_column<InChannels, 2, true>(inputs + i, weights, right[0], right[1]);
-  for_each_pair<Channels, Vectors>([&](auto o, auto v) FASTVISION_INLINE {
+template <int InChannels, int Channels, bool Select>
+inline FASTVISION_INLINE void pool_tile(const float* inputs, const float* weights, const float* bias, bool relu,
+                                        const Target& target) {
+  constexpr int kVectors = kTileVectors;
+  Sums<Channels, kVectors> left[2], right[2], out[2][2];
+  add_column<InChannels, 1, true>(inputs, weights, left[0], left[1]);
+  add_column<InChannels, 2, true>(inputs, weights, right[0], right[1]);
+  for_each_pair<Channels, kVectors>([&](auto o, auto v) FASTVISION_INLINE {
     unroll<2>([&](auto row) FASTVISION_INLINE {
       out[row][0].v[o][v] = left[row].v[o][v] + right[row].v[o][v];
       out[row][1].v[o][v] = left[row].v[o][v] - right[row].v[o][v];
     });
   });
-  add_column<InChannels, 0, false>(inputs + i, weights, out[0][0], out[1][0]);
-  add_column<InChannels, 3, false>(inputs + i, weights, out[0][1], out[1][1]);
-  for_each_pair<Channels, Vectors>([&](auto o, auto v) FASTVISION_INLINE {
-    const int64_t first = i + v * kLanes;
-    const int64_t count = v < Vectors - 1 ? kLanes : std::min(kLanes, windows - first);
+  add_column<InChannels, 0, false>(inputs, weights, out[0][0], out[1][0]);
+  add_column<InChannels, 3, false>(inputs, weights, out[0][1], out[1][1]);
+  for_each_pair<Channels, kVectors>([&](auto o, auto v) FASTVISION_INLINE {
     const Vec window[4] = {out[0][0].v[o][v], out[0][1].v[o][v], out[1][0].v[o][v], out[1][1].v[o][v]};
-    pool_window<Relu, Select>(window, Vec(bias[o]), count, target.values + o * target.value_plane + first,
-                              Select ? target.codes + o * target.code_plane + first : nullptr);
+    pool_window<Select>(window, Vec(bias[o]), relu, target.values + o * target.value_plane + v * kLanes,
+                        Select ? target.codes + o * target.code_plane + v * kLanes : nullptr);
   });
 }
 
-// Channels x all windows of a chunk. `inputs` has room for whole vectors, codes too.
-template <int InChannels, int Channels, bool Relu, bool Select>
-void multiply_and_pool(const float* inputs, const float* weights, const float* bias, int64_t windows,
+// Channels x all windows of a chunk. `inputs` has room for whole tiles, and so have codes.
+template <int InChannels, int Channels, bool Select>
+void multiply_and_pool(const float* inputs, const float* weights, const float* bias, bool relu, int64_t windows,
                        const Target& target) {
-  int64_t i = 0;
-  for (; windows - i > (kTileVectors - 1) * kLanes; i += kTileVectors * kLanes) {
+  constexpr int64_t kWindows = kTileVectors * kLanes;
+  for (int64_t i = 0; i < windows; i += kWindows) {
     asm("" : "+r"(weights));  // or GCC broadcasts all weights before the loop, to where there are no registers
-    pool_tile<InChannels, Channels, kTileVectors, Relu, Select>(inputs, weights, bias, i, windows, target);
-  }
-  for (; i < windows; i += kLanes) {
-    pool_tile<InChannels, Channels, 1, Relu, Select>(inputs, weights, bias, i, windows, target);
+    Target part{target.values + i, target.value_plane, target.codes + i, target.code_plane};
+    float values[Channels * kWindows];
+    const bool whole = windows - i >= kWindows;
+    if (!whole) {
+      part.values = values;
+      part.value_plane = kWindows;
+    }
+    pool_tile<InChannels, Channels, Select>(inputs + i, weights, bias, relu, part);
+    if (whole) continue;
+    for (int o = 0; o < Channels; ++o) {
+      std::copy_n(values + o * kWindows, windows - i, target.values + o * target.value_plane + i);
+    }
   }
 }
 
-using Kernel = void (*)(const float*, const float*, const float*, int64_t, const Target&);
+using Kernel = void (*)(const float*, const float*, const float*, bool, int64_t, const Target&);
 
 // By input channels - 1 and output channels - 1.
 using Kernels = std::array<std::array<Kernel, kTileChannels>, kMaxChannels>;
 
-template <bool Relu, bool Select, int InChannels>
+template <bool Select, int InChannels>
 constexpr std::array<Kernel, kTileChannels> kernels_of() {
   return []<int... Channels>(std::integer_sequence<int, Channels...>) {
-    return std::array<Kernel, kTileChannels>{&multiply_and_pool<InChannels, Channels + 1, Relu, Select>...};
+    return std::array<Kernel, kTileChannels>{&multiply_and_pool<InChannels, Channels + 1, Select>...};
   }(std::make_integer_sequence<int, kTileChannels>());
 }
 
-template <bool Relu, bool Select>
+template <bool Select>
 const Kernels& kernels() {
-  static constexpr Kernels table{kernels_of<Relu, Select, 1>(), kernels_of<Relu, Select, 2>(),
-                                 kernels_of<Relu, Select, 3>(), kernels_of<Relu, Select, 4>()};
+  static constexpr Kernels table{kernels_of<Select, 1>(), kernels_of<Select, 2>(), kernels_of<Select, 3>(),
+                                 kernels_of<Select, 4>()};
   return table;
 }
 
@@ -308,7 +309,7 @@ class ChunkWorker {
         weights_(weights),
         inputs_(kPoints * p.in_channels * kPlane),
         codes_(tensors.selection ? (p.out_channels + kLanes) * kPlane : 0),
-        kernels_(kernels_for(p, tensors.selection)) {}
+        kernels_(tensors.selection ? kernels<true>() : kernels<false>()) {}
 
   void run(int64_t image, int64_t begin, int64_t end) {
     transform_inputs(planes_, image, begin, end, inputs_.data());
@@ -321,7 +322,7 @@ class ChunkWorker {
       prefetch(output + (o + kTileChannels) * p_.output_strides.c, o + kTileChannels, end - begin);
       const float* weights = weights_ + o / kLanes * block_size(p_) + o % kLanes;
       kernels_[p_.in_channels - 1][channels - 1](
-          inputs_.data(), weights, biases, end - begin,
+          inputs_.data(), weights, biases, p_.activation == Activation::relu, end - begin,
           {output + o * p_.output_strides.c, p_.output_strides.c, codes_.data() + o * kPlane, kPlane});
     }
     if (tensors_.selection) write_selection(image, begin, end - begin);
@@ -337,12 +338,6 @@ class ChunkWorker {
       for (int64_t i = 0; i < windows; i += kCacheLine) __builtin_prefetch(next + i, 1);
       next += p_.output_strides.c;
     }
-  }
-
-  static const Kernels& kernels_for(const ConvPool2d& p, bool select) {
-    const bool relu = p.activation == Activation::relu;
-    if (select) return relu ? kernels<true, true>() : kernels<false, true>();
-    return relu ? kernels<true, false>() : kernels<false, false>();
   }
 
   // From planes of floats to bytes, channels last.
