@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from fastvision.bench.conv_cases import CONV_CASES, ConvCase, Mode
-from fastvision.bench.conv_peers import CONV_PEERS
 from fastvision.bench.conv_task import ConvTask
 from fastvision.bench.measuring import PeerResult, prepare
+from fastvision.bench.module_peers import MODULE_PEERS
 from fastvision.bench.peers import Peer, choose
 
-PEERS = choose(CONV_PEERS, None)
+PEERS = choose(MODULE_PEERS, None)
 CASES = [(case, mode) for case in CONV_CASES for mode in case.modes]
 
 Prepared = tuple[ConvTask, dict[str, Callable[[], object]], dict[str, PeerResult]]

@@ -22,16 +22,16 @@ from fastvision._native import _C
 from fastvision.bench import app, commands
 from fastvision.bench.checking import Accuracy, as_tensors, compare, error_to_stock, judge
 from fastvision.bench.conv_cases import CONV_CASES, ConvCase
-from fastvision.bench.conv_peers import CONV_PEERS
 from fastvision.bench.conv_task import ConvTask
 from fastvision.bench.machine import Bandwidth, Machine, cache_sizes, measure_machine, source_commit
 from fastvision.bench.measuring import PeerResult, TaskResult, measure, prepare
+from fastvision.bench.module_peers import MODULE_PEERS
 from fastvision.bench.peers import choose, missing_packages
 from fastvision.bench.processes import Worker, apart
 from fastvision.bench.report import failures, report, results_table
 from fastvision.bench.timing import BlockTimer, Budget, block_timer, time_in_turns
 
-PEERS = {peer.name: peer for peer in CONV_PEERS}
+PEERS = {peer.name: peer for peer in MODULE_PEERS}
 ONE_ROUND = Budget(seconds=0.0, block_seconds=0.0, min_rounds=1, max_rounds=1)
 MACHINE = Machine({"cpu": "test"}, fma_flops_per_core=1e9, read_bandwidth={"L1": Bandwidth(1024, 1e9)})
 
@@ -115,7 +115,7 @@ def test_flops_of_training_count_the_gradients():
 
 
 def expect_right(name: str, task: ConvTask) -> None:
-    calls, results = prepare(task, choose(CONV_PEERS, name))
+    calls, results = prepare(task, choose(MODULE_PEERS, name))
     assert results[name].accuracy.failure is None
     assert set(results[name].accuracy.errors) == set(task.results)
     assert name in calls
@@ -163,14 +163,14 @@ def test_image_input_needs_no_gradient():
 
 
 def test_choose_always_has_fastvision_and_stock():
-    assert [peer.name for peer in choose(CONV_PEERS, "onnxruntime")] == ["fastvision", "stock", "onnxruntime"]
-    assert {peer.name for peer in choose(CONV_PEERS, None)} == {peer.name for peer in CONV_PEERS if peer.default}
-    assert choose(CONV_PEERS, "all") == list(CONV_PEERS)
+    assert [peer.name for peer in choose(MODULE_PEERS, "onnxruntime")] == ["fastvision", "stock", "onnxruntime"]
+    assert {peer.name for peer in choose(MODULE_PEERS, None)} == {peer.name for peer in MODULE_PEERS if peer.default}
+    assert choose(MODULE_PEERS, "all") == list(MODULE_PEERS)
 
 
 def test_choose_names_what_it_does_not_know():
     with pytest.raises(ValueError, match=r"peers: expected some of fastvision, .*, got tensorflow"):
-        choose(CONV_PEERS, "stock,tensorflow")
+        choose(MODULE_PEERS, "stock,tensorflow")
 
 
 def test_missing_package_is_named():
@@ -231,7 +231,7 @@ def test_error_to_stock_is_the_worst_quotient():
 
 def test_wrong_results_are_not_timed():
     task = ConvTask.random(SMALL_CASES[0], "infer")
-    result = measure(lambda: task, [*choose(CONV_PEERS, "stock"), WrongPeer()], ONE_ROUND, ignore)
+    result = measure(lambda: task, [*choose(MODULE_PEERS, "stock"), WrongPeer()], ONE_ROUND, ignore)
     assert result.peers["wrong"].timing is None
     assert result.speedup("wrong") is None
     assert result.median("stock") > 0
@@ -367,7 +367,7 @@ def task_result() -> TaskResult:
 
 
 def test_report_has_medians_ratios_and_per_cent_of_peak():
-    peers = choose(CONV_PEERS, "onnxruntime")
+    peers = choose(MODULE_PEERS, "onnxruntime")
     entry = report("conv", [task_result()], peers, MACHINE, quick=True)["results"][0]
     ours, stock = entry["peers"]["fastvision"], entry["peers"]["stock"]
     assert ours["median_seconds"] == pytest.approx(0.002)
@@ -378,7 +378,7 @@ def test_report_has_medians_ratios_and_per_cent_of_peak():
 
 
 def test_table_shows_them():
-    table = results_table([task_result()], choose(CONV_PEERS, "onnxruntime"), MACHINE)
+    table = results_table([task_result()], choose(MODULE_PEERS, "onnxruntime"), MACHINE)
     cells = [str(next(iter(column.cells))) for column in table.columns]
     assert cells == ["case training", "2.00 ±50%", "6.00 ±0%", "3.00", "-", "-", "50", "0.50"]
 
@@ -462,7 +462,7 @@ def test_command_runs_on_the_settings_and_restores_them(monkeypatch: pytest.Monk
         return lambda: torch.zeros_like(task.grad_output)
 
     monkeypatch.setattr(WrongPeer, "prepare", prepare)
-    monkeypatch.setattr(commands, "CONV_PEERS", (*CONV_PEERS, WrongPeer()))
+    monkeypatch.setattr(commands, "MODULE_PEERS", (*MODULE_PEERS, WrongPeer()))
     run(
         "--threads",
         str(threads),
@@ -481,7 +481,7 @@ def test_command_runs_on_the_settings_and_restores_them(monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("fast")
 def test_command_fails_where_results_are_wrong(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(commands, "CONV_PEERS", (*CONV_PEERS, WrongPeer()))
+    monkeypatch.setattr(commands, "MODULE_PEERS", (*MODULE_PEERS, WrongPeer()))
     done = run("--peers", "wrong", "--mode", "infer")
     assert done.exit_code == 1
     assert "wrong results, not timed" in done.output
@@ -490,7 +490,7 @@ def test_command_fails_where_results_are_wrong(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.usefixtures("fast")
 def test_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(WrongPeer, "missing", lambda self: "Wrong is left out: `pip install wrong` adds it.")
-    monkeypatch.setattr(commands, "CONV_PEERS", (*CONV_PEERS, WrongPeer()))
+    monkeypatch.setattr(commands, "MODULE_PEERS", (*MODULE_PEERS, WrongPeer()))
     done = run("--peers", "wrong", "--mode", "infer")
     assert done.exit_code == 0
     assert "`pip install wrong` adds it." in done.output

@@ -16,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fastvision import backends
 from fastvision.bench.conv_cases import CONV_CASES, Mode
-from fastvision.bench.conv_peers import CONV_PEERS
 from fastvision.bench.conv_task import ConvTask
 from fastvision.bench.machine import measure_machine
 from fastvision.bench.measuring import TaskResult, measure
+from fastvision.bench.module_peers import MODULE_PEERS
 from fastvision.bench.peers import Peer, Task, choose
 from fastvision.bench.processes import apart
 from fastvision.bench.report import failures, machine_summary, report, results_table
@@ -68,8 +68,8 @@ def conv(
     peers: Annotated[
         str | None,
         typer.Option(
-            help=f"Names with commas between them, or all: {', '.join(peer.name for peer in CONV_PEERS)}.",
-            show_default=",".join(peer.name for peer in CONV_PEERS if peer.default),
+            help=f"Names with commas between them, or all: {', '.join(peer.name for peer in MODULE_PEERS)}.",
+            show_default=",".join(peer.name for peer in MODULE_PEERS if peer.default),
         ),
     ] = None,
     case: Annotated[str, typer.Option(help="Only cases whose name contains this, such as 'b1' or 'VGG'.")] = "",
@@ -86,7 +86,7 @@ def conv(
         raise typer.BadParameter(f"no case of mode '{mode}' has '{case}' in its name", param_hint="--case")
     if json_file and not json_file.parent.is_dir():  # else minutes of measuring would be lost
         raise typer.BadParameter(f"no directory {json_file.parent}", param_hint="--json")
-    chosen = _available(CONV_PEERS, peers)
+    chosen = _available(MODULE_PEERS, peers)
     with _settings(threads, capability):
         tasks = {
             f"{c.name}, {m}": partial(ConvTask.random, c, m, dtype=getattr(torch, dtype), threads=threads)

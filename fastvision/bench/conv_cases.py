@@ -1,5 +1,6 @@
 """What the conv family is measured on."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,8 @@ class ConvCase:
     pool_kernel_size: int = 2
     pool_stride: int = 2
     pool_padding: int = 0
+    groups: int = 1
+    channels_last: bool = False  # images and weights of every peer, else contiguous
     origin: str = ""  # the network it comes from
     modes: tuple[Mode, ...] = ("infer",)
 
@@ -36,15 +39,34 @@ class ConvCase:
         if (self.kernel_size, self.stride) != (3, 1):
             stride = f"/{self.stride}" if self.stride != 1 else ""
             parts.append(f"{self.kernel_size}x{self.kernel_size}{stride}")
+        if self.groups != 1:
+            parts.append("depthwise" if self.is_depthwise else f"groups {self.groups}")
         if self.padding:
             parts.append(f"pad {self.padding}")
         if self.pool == "none":
             parts.append("no pool")
         elif (self.pool, self.pool_kernel_size, self.pool_stride) != ("max", 2, 2):
             parts.append(f"{self.pool} {self.pool_kernel_size}/{self.pool_stride}")
+        if self.channels_last:
+            parts.append("channels_last")
         if self.origin:
             parts.append(f"({self.origin})")
         return " ".join(parts)
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel is convolved on its own."""
+        return self.groups == self.in_channels > 1
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of images and weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """(out_channels, in_channels / groups, kernel_size, kernel_size)."""
+        return (self.out_channels, self.in_channels // self.groups, self.kernel_size, self.kernel_size)
 
     @property
     def input_is_image(self) -> bool:
@@ -71,8 +93,8 @@ class ConvCase:
         ReLU make most of the gradient zero, which kernels may use.
         """
         passes = 1 if mode == "infer" else 2 if self.input_is_image else 3
-        per_output = 2 * self.in_channels * self.kernel_size**2
-        return passes * self.batch * self.out_channels * self._covered_size() ** 2 * per_output
+        outputs_per_channel = self.batch * self._covered_size() ** 2
+        return passes * 2 * outputs_per_channel * math.prod(self.weight_shape)
 
     def _covered_size(self) -> int:
         """How many rows (as many columns) of the convolution's output some pooling window covers."""
@@ -82,9 +104,13 @@ class ConvCase:
         covered = {row for start in starts for row in range(start, start + self.pool_kernel_size)}
         return len(covered & set(range(self.conv_size)))
 
+    @property
+    def _arguments(self) -> tuple[int, ...]:
+        return (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding)
+
     def stock_module(self, dtype: torch.dtype) -> nn.Sequential:
         """The layers as a user of torch.nn writes them."""
-        conv = nn.Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, dtype=dtype)
+        conv = nn.Conv2d(*self._arguments, groups=self.groups, dtype=dtype)
         if self.pool == "none":
             return nn.Sequential(conv, nn.ReLU())
         pool = nn.MaxPool2d if self.pool == "max" else nn.AvgPool2d
@@ -92,12 +118,12 @@ class ConvCase:
 
     def fastvision_module(self, dtype: torch.dtype) -> nn.Module:
         """The same layers as one fastvision module."""
-        arguments = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding)
         if self.pool == "none":
-            return fastvision.nn.ConvReLU2d(*arguments, dtype=dtype)
+            return fastvision.nn.ConvReLU2d(*self._arguments, groups=self.groups, dtype=dtype)
         module = fastvision.nn.ConvReLUMaxPool2d if self.pool == "max" else fastvision.nn.ConvReLUAvgPool2d
         return module(
-            *arguments,
+            *self._arguments,
+            groups=self.groups,
             pool_kernel_size=self.pool_kernel_size,
             pool_stride=self.pool_stride,
             pool_padding=self.pool_padding,

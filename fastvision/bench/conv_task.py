@@ -1,5 +1,6 @@
 """A case of the conv family made concrete: tensors, what is called, and the right answer."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +17,8 @@ from fastvision.ops import conv2d_pool2d_reference
 class ConvTask:
     """A case with a mode, a dtype, a thread count and random tensors.
 
-    input is (batch, in_channels, size, size), weight (out_channels, in_channels, kernel_size, kernel_size), bias
-    (out_channels), grad_output (batch, out_channels, out_size, out_size); all contiguous and of the task's dtype.
+    input is (batch, in_channels, size, size), weight the case's weight_shape, bias (out_channels), grad_output
+    (batch, out_channels, out_size, out_size); all contiguous and of the task's dtype.
     """
 
     case: ConvCase
@@ -34,15 +35,14 @@ class ConvTask:
     ) -> "ConvTask":
         """Normally distributed tensors, the weight scaled so that the convolution's output is of order one."""
         generator = torch.Generator().manual_seed(seed)
-        image, fan_in = (case.size, case.size), case.in_channels * case.kernel_size**2
-        weight_shape = (case.out_channels, case.in_channels, case.kernel_size, case.kernel_size)
+        image, fan_in = (case.size, case.size), math.prod(case.weight_shape[1:])
         output_shape = (case.batch, case.out_channels, case.out_size, case.out_size)
         return cls(
             case,
             mode,
             threads,
             input=torch.randn(case.batch, case.in_channels, *image, generator=generator).to(dtype),
-            weight=torch.randn(weight_shape, generator=generator).div_(fan_in**0.5).to(dtype),
+            weight=torch.randn(case.weight_shape, generator=generator).div_(fan_in**0.5).to(dtype),
             bias=torch.randn(case.out_channels, generator=generator).to(dtype),
             grad_output=torch.randn(output_shape, generator=generator).to(dtype),
         )
@@ -70,12 +70,26 @@ class ConvTask:
         gradients = ("grad_weight", "grad_bias")
         return ("output", *gradients) if self.case.input_is_image else ("output", *gradients, "grad_input")
 
-    def module_call(
-        self, module: nn.Module, memory_format: torch.memory_format = torch.contiguous_format
-    ) -> Callable[[], object]:
-        """One call of a module whose parameters are a weight and a bias, on this task's tensors in memory_format."""
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """In which peers have images and weights unless they have a format of their own."""
+        return self.case.memory_format
+
+    def stock_module(self) -> nn.Module:
+        """The stock layers with this task's weight and bias."""
+        return self._with_parameters(self.case.stock_module(self.dtype))
+
+    def fastvision_module(self) -> nn.Module:
+        """Fastvision's module with this task's weight and bias."""
+        return self._with_parameters(self.case.fastvision_module(self.dtype))
+
+    def _with_parameters(self, module: nn.Module) -> nn.Module:
         for parameter, value in zip(module.parameters(), (self.weight, self.bias), strict=True):
             parameter.data.copy_(value)
+        return module
+
+    def module_call(self, module: nn.Module, memory_format: torch.memory_format) -> Callable[[], object]:
+        """One call of a module on this task's tensors, module and tensors in memory_format."""
         module = module.to(memory_format=memory_format)
         input = self.input.clone(memory_format=memory_format)
         grad_output = self.grad_output.clone(memory_format=memory_format)
@@ -91,6 +105,7 @@ class ConvTask:
             bias=bias,
             stride=case.stride,
             padding=case.padding,
+            groups=case.groups,
             pool=case.pool,
             pool_kernel_size=case.pool_kernel_size,
             pool_stride=case.pool_stride,
