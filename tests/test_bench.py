@@ -231,7 +231,8 @@ def test_error_to_stock_is_the_worst_quotient():
 
 def test_wrong_results_are_not_timed():
     task = ConvTask.random(SMALL_CASES[0], "infer")
-    result = measure(lambda: task, [*choose(MODULE_PEERS, "stock"), WrongPeer()], ONE_ROUND, ignore)
+    peers = [*choose(MODULE_PEERS, "stock"), WrongPeer()]
+    [result] = measure({"task": lambda: task}, peers, ONE_ROUND, ignore)
     assert result.peers["wrong"].timing is None
     assert result.speedup("wrong") is None
     assert result.median("stock") > 0

@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -11,21 +12,24 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fastvision import backends
-from fastvision.bench.conv_cases import CONV_CASES, Mode
+from fastvision.bench.conv_cases import CONV_CASES, ConvCase, Mode
+from fastvision.bench.conv_sweep import SWEEP_CASES, kind
 from fastvision.bench.conv_task import ConvTask
-from fastvision.bench.machine import measure_machine
-from fastvision.bench.measuring import TaskResult, measure
+from fastvision.bench.machine import Machine, measure_machine
+from fastvision.bench.measuring import TaskMakers, TaskResult, measure
 from fastvision.bench.module_peers import MODULE_PEERS
-from fastvision.bench.peers import Peer, Task, choose
+from fastvision.bench.peers import Peer, Task, choose, missing_packages
 from fastvision.bench.processes import apart
 from fastvision.bench.report import failures, machine_summary, report, results_table
-from fastvision.bench.timing import FULL, QUICK, Budget
+from fastvision.bench.sweep import FULL_SWEEP, QUICK_SWEEP, ratios_by_kind, summary_table, sweep, worst_first
+from fastvision.bench.timing import FULL, QUICK
 
 PLAIN_WIDTH = 180  # columns where the output is not a terminal
+WORST_ROWS = 20  # of a sweep that are printed
 
 app = typer.Typer(
     help="Time operators beside stock PyTorch and its peers, after checking their results.",
@@ -57,55 +61,149 @@ class Modes(StrEnum):
     both = "both"
 
 
+# Options that families share.
+_Threads = Annotated[int, typer.Option(min=1, help="Threads of every peer.")]
+_Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds: rougher figures in a fraction of the time.")]
+_DType = Annotated[DType, typer.Option(help="Of images, weights and results.")]
+_MODE_HELP = "Inference, training (forward + backward), or both."
+_PEERS_HELP = f"Names with commas between them, or all: {', '.join(peer.name for peer in MODULE_PEERS)}."
+_DEFAULT_PEERS = ",".join(peer.name for peer in MODULE_PEERS if peer.default)
+_Case = Annotated[str, typer.Option(help="Only cases whose name contains this, such as 'b1' or 'VGG'.")]
+_Capability = Annotated[
+    str | None,
+    typer.Option(help="fastvision's instruction set: avx512, avx2 or default.", show_default="the one in use"),
+]
+_Json = Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run of one family, as its options say."""
+
+    family: str
+    threads: int
+    quick: bool
+    dtype: torch.dtype
+    peers: list[Peer]
+    json_file: Path | None
+
+
+Groups = Sequence[TaskMakers]
+Show = Callable[[list[TaskResult], Machine], RenderableType]
+
+
 @app.command()
 def conv(
-    threads: Annotated[int, typer.Option(min=1, help="Threads of every peer.")] = 1,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer rounds: rougher figures in a fraction of the time.")
-    ] = False,
-    dtype: Annotated[DType, typer.Option(help="Of images, weights and results.")] = DType.float32,
-    mode: Annotated[Modes, typer.Option(help="Inference, training (forward + backward), or both.")] = Modes.both,
+    threads: _Threads = 1,
+    quick: _Quick = False,
+    dtype: _DType = DType.float32,
+    mode: Annotated[Modes | None, typer.Option(help=_MODE_HELP, show_default="both; infer with --sweep")] = None,
     peers: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Names with commas between them, or all: {', '.join(peer.name for peer in MODULE_PEERS)}.",
-            show_default=",".join(peer.name for peer in MODULE_PEERS if peer.default),
-        ),
+        str | None, typer.Option(help=_PEERS_HELP, show_default=f"{_DEFAULT_PEERS}; fastvision,stock with --sweep")
     ] = None,
-    case: Annotated[str, typer.Option(help="Only cases whose name contains this, such as 'b1' or 'VGG'.")] = "",
-    capability: Annotated[
-        str | None,
-        typer.Option(help="fastvision's instruction set: avx512, avx2 or default.", show_default="the one in use"),
+    case: _Case = "",
+    capability: _Capability = None,
+    json_file: _Json = None,
+    whole_sweep: Annotated[
+        bool, typer.Option("--sweep", help="Hundreds of layers of well-known networks, a little time for each.")
+    ] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw the sweep to this file.", show_default="sweep.png with --sweep")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
 ) -> None:
     """Convolution + bias + ReLU + pooling: fastvision.nn against the stock layers."""
-    modes: tuple[Mode, ...] = ("infer", "train") if mode == Modes.both else (mode.value,)
-    cases = [(c, m) for m in modes for c in CONV_CASES if m in c.modes and case in c.name]
-    if not cases:
-        raise typer.BadParameter(f"no case of mode '{mode}' has '{case}' in its name", param_hint="--case")
-    if json_file and not json_file.parent.is_dir():  # else minutes of measuring would be lost
-        raise typer.BadParameter(f"no directory {json_file.parent}", param_hint="--json")
-    chosen = _available(MODULE_PEERS, peers)
+    if png and not whole_sweep:
+        raise typer.BadParameter("is the picture of a sweep: it needs --sweep", param_hint="--png")
+    if whole_sweep:
+        mode, peers, png = mode or Modes.infer, peers or "", png or Path("sweep.png")
+        _check_directory(png, "--png")
+    run = _run_of("conv", threads, quick, dtype, peers, json_file)
+    groups = _task_groups(run, SWEEP_CASES if whole_sweep else [CONV_CASES], ConvTask.random, mode or Modes.both, case)
     with _settings(threads, capability):
-        tasks = {
-            f"{c.name}, {m}": partial(ConvTask.random, c, m, dtype=getattr(torch, dtype), threads=threads)
-            for c, m in cases
+        if whole_sweep:
+            _sweep(run, groups, {c.name: kind(c) for cases in SWEEP_CASES for c in cases}, png)
+        else:
+            _compare(run, groups)
+
+
+def _run_of(family: str, threads: int, quick: bool, dtype: DType, peers: str | None, json_file: Path | None) -> _Run:
+    _check_directory(json_file, "--json")
+    return _Run(family, threads, quick, getattr(torch, dtype), _available(MODULE_PEERS, peers), json_file)
+
+
+def _check_directory(file: Path | None, option: str) -> None:
+    """Before minutes of measuring would be lost."""
+    if file and not file.parent.is_dir():
+        raise typer.BadParameter(f"no directory {file.parent}", param_hint=option)
+
+
+def _task_groups(
+    run: _Run, groups: Iterable[Sequence[ConvCase]], make: Callable[..., Task], mode: Modes, name_part: str
+) -> Groups:
+    """The tasks of the cases that options choose, in the cases' groups."""
+    modes: tuple[Mode, ...] = ("infer", "train") if mode == Modes.both else (mode.value,)
+    chosen = [
+        {
+            f"{c.name}, {m}": partial(make, c, m, dtype=run.dtype, threads=run.threads)
+            for m in modes
+            for c in cases
+            if m in c.modes and name_part in c.name
         }
-        _run("conv", tasks, chosen, quick, json_file)
+        for cases in groups
+    ]
+    if not any(chosen):
+        raise typer.BadParameter(f"no case of mode '{mode}' has '{name_part}' in its name", param_hint="--case")
+    return [group for group in chosen if group]
 
 
-def _run(
-    family: str, tasks: Mapping[str, Callable[[], Task]], peers: Sequence[Peer], quick: bool, json_file: Path | None
+def _compare(run: _Run, groups: Groups) -> None:
+    """Measures the tasks one by one and prints them all."""
+    alone = [{name: make} for group in groups for name, make in group.items()]
+    budget = QUICK if run.quick else FULL
+
+    def measure_all(progress: Callable[[str], None]) -> Iterator[TaskResult]:
+        for tasks in alone:
+            yield from measure(tasks, run.peers, budget, progress)
+
+    _measure_and_report(
+        run, len(alone), measure_all, lambda results, machine: results_table(results, run.peers, machine)
+    )
+
+
+def _sweep(run: _Run, groups: Groups, kinds: Mapping[str, str], png: Path) -> None:
+    """Measures the tasks group by group, prints the worst and a summary, and draws all."""
+    budget = QUICK_SWEEP if run.quick else FULL_SWEEP
+    no_picture = missing_packages("The picture", "matplotlib")
+    if no_picture:
+        print(no_picture, file=sys.stderr)
+
+    def show(results: list[TaskResult], machine: Machine) -> RenderableType:
+        ranked = worst_first(results)
+        parts = [results_table(ranked[:WORST_ROWS], run.peers, machine)]
+        if ranked:
+            parts.append(summary_table(ratios_by_kind(ranked, kinds)))
+        if ranked and not no_picture:
+            from fastvision.bench.sweep_picture import draw_sweep
+
+            draw_sweep(png, ranked, kinds, machine)
+            parts.append(f"Picture: {png}")
+        return Group(*parts)
+
+    _measure_and_report(run, sum(map(len, groups)), partial(sweep, groups, run.peers, budget), show)
+
+
+def _measure_and_report(
+    run: _Run, total: int, measure_all: Callable[[Callable[[str], None]], Iterator[TaskResult]], show: Show
 ) -> None:
-    """Measures the tasks, each made where it is needed, and reports; exits with 1 if any result was wrong."""
+    """Measures so many tasks and reports; exits with 1 if any result was wrong."""
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     machine = apart(measure_machine)
     console.print(machine_summary(machine))
-    results = list(_measure_all(tasks, peers, QUICK if quick else FULL))
-    console.print(results_table(results, peers, machine))
-    if json_file:
-        json_file.write_text(json.dumps(report(family, results, peers, machine, quick=quick), indent=1) + "\n")
+    results = list(_with_bar(total, measure_all))
+    if run.json_file:
+        figures = report(run.family, results, run.peers, machine, quick=run.quick)
+        run.json_file.write_text(json.dumps(figures, indent=1) + "\n")
+    console.print(show(results, machine))
     wrong = failures(results)
     for sentence in wrong:
         print(sentence, file=sys.stderr)
@@ -113,20 +211,14 @@ def _run(
         raise typer.Exit(1)
 
 
-def _measure_all(
-    tasks: Mapping[str, Callable[[], Task]], peers: Sequence[Peer], budget: Budget
-) -> Iterator[TaskResult]:
+def _with_bar(total: int, measure_all: Callable[[Callable[[str], None]], Iterator[TaskResult]]) -> Iterator[TaskResult]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     # A bar that refreshes itself would run beside what is timed.
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
-        bar = progress.add_task("", total=len(tasks))
-        for name, make in tasks.items():
-
-            def show(step: str, name: str = name) -> None:
-                progress.update(bar, description=f"{name}: {step}", refresh=True)
-
-            yield measure(make, peers, budget, show)
+        bar = progress.add_task("", total=total)
+        for result in measure_all(lambda step: progress.update(bar, description=step, refresh=True)):
             progress.advance(bar)
+            yield result
 
 
 def _available(peers: Sequence[Peer], wish: str | None) -> list[Peer]:

@@ -1,6 +1,6 @@
 """How a task is measured: its results first, then time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -64,22 +64,52 @@ class TaskResult:
         return {name: accuracy.failure for name, accuracy in judged.items() if accuracy.failure}
 
 
-def measure(
-    make_task: Callable[[], Task], peers: Sequence[Peer], budget: Budget, progress: Callable[[str], None]
-) -> TaskResult:
-    """Checks the peers, the baseline among them, and times those whose results are right.
+TaskMakers = Mapping[str, Callable[[], Task]]  # by name; a task is made in the process that needs it
 
-    Each peer is timed in a process of its own, and the results are checked in another (processes.py); the processes
-    take turns. `progress` is told what comes next, while no clock runs.
+
+def measure(
+    tasks: TaskMakers, peers: Sequence[Peer], budget: Budget, progress: Callable[[str], None]
+) -> Iterator[TaskResult]:
+    """Checks the peers, the baseline among them, on each task, and times those whose results are right.
+
+    Each peer has a process of its own for all of the tasks, and the results are checked in others (processes.py); the
+    peers' processes take turns. `progress` is told what comes next, while no clock runs.
     """
-    progress("checking")
-    result = apart(lambda: _check(make_task(), peers))
-    right = [peer for peer in peers if (accuracy := result.peers[peer.name].accuracy) and not accuracy.failure]
     with ExitStack() as stack:
-        timers = {peer.name: stack.enter_context(Worker(partial(_make_timer, make_task, peer))) for peer in right}
-        timings = time_in_turns(timers, budget, progress)
-    timed = {name: replace(result.peers[name], timing=timing) for name, timing in timings.items()}
+        workers = {peer.name: stack.enter_context(Worker(partial(_make_timers, tasks, peer))) for peer in peers}
+        for name, make_task in tasks.items():
+            yield _measure_one(name, make_task, peers, workers, budget, progress)
+
+
+def _measure_one(
+    name: str,
+    make_task: Callable[[], Task],
+    peers: Sequence[Peer],
+    workers: Mapping[str, Worker],
+    budget: Budget,
+    progress: Callable[[str], None],
+) -> TaskResult:
+    progress(f"{name}: checking")
+    result = apart(lambda: _check(make_task(), peers))
+    right = [peer for peer, found in result.peers.items() if found.accuracy and not found.accuracy.failure]
+    timers = {peer: partial(workers[peer], name) for peer in right}
+    timings = time_in_turns(timers, budget, lambda step: progress(f"{name}: {step}"))
+    timed = {peer: replace(result.peers[peer], timing=timing) for peer, timing in timings.items()}
     return replace(result, peers={**result.peers, **timed})
+
+
+def _make_timers(tasks: TaskMakers, peer: Peer) -> Callable[[str, int], Measurement]:
+    """Times blocks of a task by its name. Only the last task's tensors are kept."""
+    timed, timer = None, None
+
+    def block(name: str, size: int) -> Measurement:
+        nonlocal timed, timer
+        if name != timed:
+            timer = None  # what it holds goes before the next task's tensors come
+            timed, timer = name, _make_timer(tasks[name], peer)
+        return timer(size)
+
+    return block
 
 
 def _make_timer(make_task: Callable[[], Task], peer: Peer) -> BlockTimer:

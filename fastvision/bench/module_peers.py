@@ -175,9 +175,10 @@ class OpenVinoBfloat16(OpenVino):
     def unsupported(self, task: ModuleTask) -> str | None:
         import openvino
 
-        if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            return "has no bfloat16 on this processor"
-        return super().unsupported(task)
+        if reason := super().unsupported(task):
+            return reason
+        has_it = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return None if has_it else "has no bfloat16 on this processor"
 
 
 MODULE_PEERS: tuple[Peer, ...] = (

@@ -62,5 +62,7 @@ def time_in_turns(
 def _block_size(timer: BlockTimer, seconds: float) -> int:
     """How many calls last about as long."""
     first = timer(1).median
+    if first >= seconds:
+        return 1
     calls = max(1, round(0.1 * seconds / first))  # one call of microseconds says little
     return max(1, round(seconds / timer(calls).median))

@@ -1,0 +1,105 @@
+"""A sweep as a picture. Needs matplotlib."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from statistics import geometric_mean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from fastvision.bench.machine import Machine
+from fastvision.bench.measuring import TaskResult
+from fastvision.bench.peers import BASELINE
+from fastvision.bench.sweep import SLOWER, ratios_by_kind, worst_first
+
+# Okabe's and Ito's, which the colour-blind tell apart, and grey; black and red are left for the lines.
+_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#8C6D31", "#8C8C8C", "#6A3D9A")
+_MARKERS = "osD^vPXp"
+_LIMIT_COLOUR = "#cf222e"
+_NAMED = 4  # cases at either end
+
+
+def draw_sweep(path: str | Path, results: Sequence[TaskResult], kinds: Mapping[str, str], machine: Machine) -> None:
+    """Writes a PNG: each case's ratio to the baseline, sorted, on a log axis, coloured by kind of layer.
+
+    Args:
+        path: of the PNG.
+        results: at least one of them timed.
+        kinds: the kind of each case by its name.
+        machine: what was measured on; named in the heading.
+    """
+    ranked = worst_first(results)
+    figure = Figure((12, 7), layout="constrained")
+    axes = figure.subplots()
+    _prepare(axes)
+    _draw_points(axes, ranked, kinds)
+    _name_ends(axes, ranked)
+    _describe(axes, ranked, machine)
+    figure.savefig(path, dpi=150)
+
+
+def _prepare(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.axhline(1, color="black", linewidth=1)
+    axes.axhline(SLOWER, color=_LIMIT_COLOUR, linewidth=1, linestyle="--")
+    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
+    axes.annotate(f"{SLOWER}", (1, SLOWER), (4, -3), va="top", color=_LIMIT_COLOUR, **place)
+    axes.annotate("1", (1, 1), (4, 3), va="bottom", **place)
+
+
+def _draw_points(axes: Axes, ranked: Sequence[TaskResult], kinds: Mapping[str, str]) -> None:
+    by_kind = ratios_by_kind(ranked, kinds)
+    width = max(map(len, by_kind))
+    for kind, colour, marker in zip(sorted(by_kind), cycle(_COLOURS), cycle(_MARKERS), strict=False):
+        ranks = [rank for rank, result in enumerate(ranked, start=1) if kinds[result.case] == kind]
+        label = f"{kind:{width}} {len(ranks):4} {geometric_mean(by_kind[kind]):6.2f}"
+        style = {"color": colour, "markersize": 6, "markeredgewidth": 0, "alpha": 0.85, "zorder": 3}
+        axes.plot(ranks, by_kind[kind], marker, label=label, **style)
+    heading = f"{'':{width}} cases  mean"
+    axes.legend(
+        loc="upper left",
+        title=heading,
+        prop={"family": "monospace", "size": 9},
+        title_fontproperties={"family": "monospace", "size": 9},
+        alignment="right",
+        framealpha=0.95,
+        edgecolor="none",
+    )
+
+
+def _name_ends(axes: Axes, ranked: Sequence[TaskResult]) -> None:
+    """Writes the names of the first and the last cases beside their points."""
+    for rank, result in enumerate(ranked, start=1):
+        if rank <= _NAMED:
+            axes.annotate(
+                result.case, (rank, result.speedup(BASELINE)), (10, -3), textcoords="offset points", fontsize=8
+            )
+        elif rank > len(ranked) - _NAMED:
+            axes.annotate(
+                result.case,
+                (rank, result.speedup(BASELINE)),
+                (-10, -3),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+            )
+
+
+def _describe(axes: Axes, ranked: Sequence[TaskResult], machine: Machine) -> None:
+    facts, first = machine.facts, ranked[0]
+    ratios = [result.speedup(BASELINE) for result in ranked]
+    below = sum(ratio < SLOWER for ratio in ratios)
+    dtype = str(first.dtype).removeprefix("torch.")
+    axes.set_title(
+        f"fastvision {facts['fastvision']} ({facts['cpu_capability']}) beside torch {facts['torch']}: {facts['cpu']}, "
+        f"threads: {first.threads}, {dtype}\n"
+        f"{len(ratios)} layers, geometric mean {geometric_mean(ratios):.2f}, {below} below {SLOWER}"
+    )
+    axes.set(xlabel="layers, worst first", ylabel=f"{BASELINE}'s time / fastvision's")
