@@ -21,6 +21,8 @@ from fastvision.bench.conv_sweep import SWEEP_CASES, kind
 from fastvision.bench.conv_task import ConvTask
 from fastvision.bench.machine import Machine, measure_machine
 from fastvision.bench.measuring import TaskMakers, TaskResult, measure
+from fastvision.bench.model_cases import MODEL_CASES, ModelCase
+from fastvision.bench.model_task import ModelTask
 from fastvision.bench.module_peers import MODULE_PEERS
 from fastvision.bench.peers import Peer, Task, choose, missing_packages
 from fastvision.bench.processes import apart
@@ -37,11 +39,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-@app.callback()
-def _families() -> None:
-    """Makes the family a word of the command even while there is one."""
 
 
 class DType(StrEnum):
@@ -126,6 +123,24 @@ def conv(
             _compare(run, groups)
 
 
+@app.command()
+def models(
+    threads: _Threads = 1,
+    quick: _Quick = False,
+    dtype: _DType = DType.float32,
+    mode: Annotated[Modes, typer.Option(help=_MODE_HELP)] = Modes.both,
+    peers: Annotated[str | None, typer.Option(help=_PEERS_HELP, show_default=_DEFAULT_PEERS)] = None,
+    case: _Case = "",
+    capability: _Capability = None,
+    json_file: _Json = None,
+) -> None:
+    """Whole networks: fastvision.convert against the stock layers."""
+    run = _run_of("models", threads, quick, dtype, peers, json_file)
+    groups = _task_groups(run, [MODEL_CASES], ModelTask.random, mode, case)
+    with _settings(threads, capability):
+        _compare(run, groups)
+
+
 def _run_of(family: str, threads: int, quick: bool, dtype: DType, peers: str | None, json_file: Path | None) -> _Run:
     _check_directory(json_file, "--json")
     return _Run(family, threads, quick, getattr(torch, dtype), _available(MODULE_PEERS, peers), json_file)
@@ -138,7 +153,7 @@ def _check_directory(file: Path | None, option: str) -> None:
 
 
 def _task_groups(
-    run: _Run, groups: Iterable[Sequence[ConvCase]], make: Callable[..., Task], mode: Modes, name_part: str
+    run: _Run, groups: Iterable[Sequence[ConvCase | ModelCase]], make: Callable[..., Task], mode: Modes, name_part: str
 ) -> Groups:
     """The tasks of the cases that options choose, in the cases' groups."""
     modes: tuple[Mode, ...] = ("infer", "train") if mode == Modes.both else (mode.value,)

@@ -18,7 +18,7 @@ from fastvision.bench.sweep import SLOWER, ratios_by_kind, worst_first
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#8C6D31", "#8C8C8C", "#6A3D9A")
 _MARKERS = "osD^vPXp"
 _LIMIT_COLOUR = "#cf222e"
-_NAMED = 4  # cases at either end
+_WORST = 6  # cases that are named
 
 
 def draw_sweep(path: str | Path, results: Sequence[TaskResult], kinds: Mapping[str, str], machine: Machine) -> None:
@@ -35,7 +35,7 @@ def draw_sweep(path: str | Path, results: Sequence[TaskResult], kinds: Mapping[s
     axes = figure.subplots()
     _prepare(axes)
     _draw_points(axes, ranked, kinds)
-    _name_ends(axes, ranked)
+    _list_worst(axes, ranked)
     _describe(axes, ranked, machine)
     figure.savefig(path, dpi=150)
 
@@ -74,22 +74,11 @@ def _draw_points(axes: Axes, ranked: Sequence[TaskResult], kinds: Mapping[str, s
     )
 
 
-def _name_ends(axes: Axes, ranked: Sequence[TaskResult]) -> None:
-    """Writes the names of the first and the last cases beside their points."""
-    for rank, result in enumerate(ranked, start=1):
-        if rank <= _NAMED:
-            axes.annotate(
-                result.case, (rank, result.speedup(BASELINE)), (10, -3), textcoords="offset points", fontsize=8
-            )
-        elif rank > len(ranked) - _NAMED:
-            axes.annotate(
-                result.case,
-                (rank, result.speedup(BASELINE)),
-                (-10, -3),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8,
-            )
+def _list_worst(axes: Axes, ranked: Sequence[TaskResult]) -> None:
+    """In the corner that a rising curve leaves empty."""
+    lines = [f"{result.speedup(BASELINE):.2f}  {result.case}" for result in ranked[:_WORST]]
+    place = {"xycoords": "axes fraction", "ha": "right", "va": "bottom", "fontsize": 9}
+    axes.annotate("\n".join(["worst:", *lines]), (0.99, 0.12), **place)
 
 
 def _describe(axes: Axes, ranked: Sequence[TaskResult], machine: Machine) -> None:
