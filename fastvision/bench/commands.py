@@ -85,8 +85,9 @@ class _Run:
     json_file: Path | None
 
 
-Groups = Sequence[TaskMakers]
-Show = Callable[[list[TaskResult], Machine], RenderableType]
+_Progress = Callable[[str], None]
+_MeasureAll = Callable[[_Progress], Iterator[TaskResult]]
+_Show = Callable[[list[TaskResult], Machine], RenderableType]
 
 
 @app.command()
@@ -154,7 +155,7 @@ def _check_directory(file: Path | None, option: str) -> None:
 
 def _task_groups(
     run: _Run, groups: Iterable[Sequence[ConvCase | ModelCase]], make: Callable[..., Task], mode: Modes, name_part: str
-) -> Groups:
+) -> list[TaskMakers]:
     """The tasks of the cases that options choose, in the cases' groups."""
     modes: tuple[Mode, ...] = ("infer", "train") if mode == Modes.both else (mode.value,)
     chosen = [
@@ -171,12 +172,12 @@ def _task_groups(
     return [group for group in chosen if group]
 
 
-def _compare(run: _Run, groups: Groups) -> None:
+def _compare(run: _Run, groups: Sequence[TaskMakers]) -> None:
     """Measures the tasks one by one and prints them all."""
     alone = [{name: make} for group in groups for name, make in group.items()]
     budget = QUICK if run.quick else FULL
 
-    def measure_all(progress: Callable[[str], None]) -> Iterator[TaskResult]:
+    def measure_all(progress: _Progress) -> Iterator[TaskResult]:
         for tasks in alone:
             yield from measure(tasks, run.peers, budget, progress)
 
@@ -185,7 +186,7 @@ def _compare(run: _Run, groups: Groups) -> None:
     )
 
 
-def _sweep(run: _Run, groups: Groups, kinds: Mapping[str, str], png: Path) -> None:
+def _sweep(run: _Run, groups: Sequence[TaskMakers], kinds: Mapping[str, str], png: Path) -> None:
     """Measures the tasks group by group, prints the worst and a summary, and draws all."""
     budget = QUICK_SWEEP if run.quick else FULL_SWEEP
     no_picture = missing_packages("The picture", "matplotlib")
@@ -207,9 +208,7 @@ def _sweep(run: _Run, groups: Groups, kinds: Mapping[str, str], png: Path) -> No
     _measure_and_report(run, sum(map(len, groups)), partial(sweep, groups, run.peers, budget), show)
 
 
-def _measure_and_report(
-    run: _Run, total: int, measure_all: Callable[[Callable[[str], None]], Iterator[TaskResult]], show: Show
-) -> None:
+def _measure_and_report(run: _Run, total: int, measure_all: _MeasureAll, show: _Show) -> None:
     """Measures so many tasks and reports; exits with 1 if any result was wrong."""
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     machine = apart(measure_machine)
@@ -226,7 +225,7 @@ def _measure_and_report(
         raise typer.Exit(1)
 
 
-def _with_bar(total: int, measure_all: Callable[[Callable[[str], None]], Iterator[TaskResult]]) -> Iterator[TaskResult]:
+def _with_bar(total: int, measure_all: _MeasureAll) -> Iterator[TaskResult]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     # A bar that refreshes itself would run beside what is timed.
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:

@@ -11,6 +11,8 @@ from itertools import product
 from fastvision.bench.conv_cases import ConvCase, Mode
 
 BATCHES = (1, 8)
+# Of one call; above, only batch 1 is swept. More images would not tell more, and take most of the time.
+MOST_FLOPS = 8e9
 _MODES: tuple[Mode, ...] = ("infer", "train")
 
 
@@ -129,15 +131,15 @@ def _lenet() -> Iterable[ConvCase]:
 
 
 def _in_groups(networks: Iterable[Iterable[ConvCase]]) -> tuple[tuple[ConvCase, ...], ...]:
-    """For each network its layers in every batch and memory format; a layer that an earlier one has is left out."""
+    """For each network its layers in both batches and memory formats; a layer that an earlier one has is left out."""
     seen: set[ConvCase] = set()
     groups = []
     for network in networks:
         shapes = {replace(case, origin=""): case for case in reversed(list(network))}
         new = [case for shape, case in reversed(shapes.items()) if shape not in seen]
         seen.update(shapes)
-        variants = product(BATCHES, (False, True), new)
-        groups.append(tuple(replace(case, batch=b, channels_last=last) for b, last, case in variants))
+        variants = (replace(c, batch=b, channels_last=last) for b, last, c in product(BATCHES, (False, True), new))
+        groups.append(tuple(case for case in variants if case.batch == 1 or case.flops("infer") <= MOST_FLOPS))
     return tuple(groups)
 
 
