@@ -27,7 +27,6 @@ from fastvision.bench.peers import choose
 from fastvision.bench.sweep import (
     SweepBudget,
     needs_another_look,
-    ratios_by_kind,
     summary_table,
     sweep,
     worst_first,
@@ -245,7 +244,8 @@ def test_second_measurement_counts(monkeypatch: pytest.MonkeyPatch, again: bool,
 # What is shown
 
 
-RESULTS = [timed("a", (1.0,), (2.0,)), timed("b", (1.0,), (0.5,)), untimed("c"), timed("d", (1.0,), (8.0,))]
+UNSTEADY = (8.0, 8.0, 16.0, 16.0)  # median 12
+RESULTS = [timed("a", (1.0,), (2.0,)), timed("b", (1.0,), (0.5,)), untimed("c"), timed("d", (1.5,), UNSTEADY)]
 KINDS = {"a": "3x3", "b": "3x3", "c": "3x3", "d": "1x1"}
 
 
@@ -254,13 +254,19 @@ def test_worst_come_first():
 
 
 def test_summary_has_mean_extremes_and_how_many_are_slower():
-    table = summary_table(ratios_by_kind(RESULTS, KINDS))
+    table = summary_table(worst_first(RESULTS), KINDS)
     rows = list(zip(*(column.cells for column in table.columns), strict=True))
     assert rows == [
-        ("3x3", "2", "1.00", "0.50", "2.00", "1"),
-        ("1x1", "1", "8.00", "8.00", "8.00", "0"),
-        ("all", "3", "2.00", "0.50", "8.00", "1"),
+        ("3x3", "2", "1.00", "0.50", "2.00", "1", "0"),
+        ("1x1", "1", "8.00", "8.00", "8.00", "0", "1"),
+        ("all", "3", "2.00", "0.50", "8.00", "1", "1"),
     ]
+
+
+def legend_of(axes) -> tuple[list, list[str]]:
+    """Texts and colours."""
+    legend = axes.get_legend()
+    return legend.get_texts(), [line.get_color() for line in legend.get_lines()]
 
 
 def test_picture_has_each_ratio_in_the_colour_of_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -278,13 +284,14 @@ def test_picture_has_each_ratio_in_the_colour_of_its_kind(tmp_path: Path, monkey
     draw_sweep(file, RESULTS, KINDS, MACHINE)
     assert file.read_bytes().startswith(b"\x89PNG")
     [axes] = saved[0].axes
-    points = {line.get_label().split()[0]: line for line in axes.lines if not line.get_label().startswith("_")}
-    assert {name: (list(line.get_xdata()), list(line.get_ydata())) for name, line in points.items()} == {
-        "3x3": ([1, 2], [0.5, 2.0]),
-        "1x1": ([3], [8.0]),
-    }
-    assert points["3x3"].get_color() != points["1x1"].get_color()
-    assert {line.get_ydata()[0] for line in axes.lines if line.get_label().startswith("_")} == {1, 0.98}
+    drawn = [(line, list(zip(*line.get_data(), strict=True))) for line in axes.lines]
+    points = {point: line for line, line_points in drawn if line.get_marker() != "None" for point in line_points}
+    assert sorted(points) == [(1, 0.5), (2, 2.0), (3, 8.0)]
+    legend = {text.get_text().split()[0]: handle for text, handle in zip(*legend_of(axes), strict=True)}
+    assert [points[place].get_color() for place in sorted(points)] == [legend[kind] for kind in ("3x3", "3x3", "1x1")]
+    assert legend["3x3"] != legend["1x1"]
+    assert [points[place].get_markerfacecolor() == "none" for place in sorted(points)] == [False, False, True]
+    assert {points[0][1] for line, points in drawn if line.get_marker() == "None"} == {1, 0.98}
     assert axes.get_yscale() == "log"
 
 

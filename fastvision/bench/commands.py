@@ -27,7 +27,7 @@ from fastvision.bench.module_peers import MODULE_PEERS
 from fastvision.bench.peers import Peer, Task, choose, missing_packages
 from fastvision.bench.processes import apart
 from fastvision.bench.report import failures, machine_summary, report, results_table
-from fastvision.bench.sweep import FULL_SWEEP, QUICK_SWEEP, ratios_by_kind, summary_table, sweep, worst_first
+from fastvision.bench.sweep import FULL_SWEEP, QUICK_SWEEP, summary_table, sweep, worst_first
 from fastvision.bench.timing import FULL, QUICK
 
 PLAIN_WIDTH = 180  # columns where the output is not a terminal
@@ -197,7 +197,7 @@ def _sweep(run: _Run, groups: Sequence[TaskMakers], kinds: Mapping[str, str], pn
         ranked = worst_first(results)
         parts = [results_table(ranked[:WORST_ROWS], run.peers, machine)]
         if ranked:
-            parts.append(summary_table(ratios_by_kind(ranked, kinds)))
+            parts.append(summary_table(ranked, kinds))
         if ranked and not no_picture:
             from fastvision.bench.sweep_picture import draw_sweep
 

@@ -11,7 +11,7 @@ from fastvision.bench.peers import BASELINE, Peer
 from fastvision.bench.timing import FULL, QUICK, Budget
 
 SLOWER = 0.98  # below this ratio to the baseline fastvision counts as slower, above it the two as equal at least
-_LARGE_SPREAD = 0.1  # interquartile range / median
+LARGE_SPREAD = 0.1  # interquartile range / median
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,14 @@ def sweep(
 
 def needs_another_look(result: TaskResult) -> bool:
     """Whether the timings are too uncertain, or too bad, to be reported after a short look."""
-    timings = [peer.timing for peer in result.peers.values() if peer.timing]
     ratio = result.speedup(BASELINE)
-    is_slower = ratio is not None and ratio < SLOWER
-    return is_slower or any(timing.iqr > _LARGE_SPREAD * timing.median for timing in timings)
+    return (ratio is not None and ratio < SLOWER) or is_unsteady(result)
+
+
+def is_unsteady(result: TaskResult) -> bool:
+    """Whether some peer's rounds differ so much that the machine must have been doing something else."""
+    timings = [peer.timing for peer in result.peers.values() if peer.timing]
+    return any(timing.iqr > LARGE_SPREAD * timing.median for timing in timings)
 
 
 def worst_first(results: Iterable[TaskResult]) -> list[TaskResult]:
@@ -55,27 +59,34 @@ def worst_first(results: Iterable[TaskResult]) -> list[TaskResult]:
     return sorted((r for r in results if r.speedup(BASELINE)), key=lambda result: result.speedup(BASELINE))
 
 
-def ratios_by_kind(results: Iterable[TaskResult], kinds: Mapping[str, str]) -> dict[str, list[float]]:
-    """Baseline's time / fastvision's of the timed results, for each kind of case; `kinds` has the cases' names."""
-    ratios: dict[str, list[float]] = {}
-    for result in worst_first(results):
-        ratios.setdefault(kinds[result.case], []).append(result.speedup(BASELINE))
-    return ratios
+def by_kind(results: Iterable[TaskResult], kinds: Mapping[str, str]) -> dict[str, list[TaskResult]]:
+    """The results of each kind of case, in the order given; `kinds` has that of each case by its name."""
+    groups: dict[str, list[TaskResult]] = {}
+    for result in results:
+        groups.setdefault(kinds[result.case], []).append(result)
+    return groups
 
 
-def summary_table(ratios: Mapping[str, Sequence[float]]) -> Table:
-    """One row per kind and one for all: how many, and the ratio's geometric mean and extremes."""
-    table = Table(title=f"{BASELINE}'s time / fastvision's")
+def mean_ratio(results: Iterable[TaskResult]) -> float:
+    """Geometric mean of the baseline's time / fastvision's."""
+    return geometric_mean(result.speedup(BASELINE) for result in results)
+
+
+def summary_table(ranked: Sequence[TaskResult], kinds: Mapping[str, str]) -> Table:
+    """One row per kind and one for all: how many, the ratio's geometric mean and extremes. `ranked`: worst_first."""
+    table = Table(title=f"{BASELINE}'s time / fastvision's; unsteady: spread above {LARGE_SPREAD:.0%}")
     table.add_column("kind of layer")
-    for heading in ("cases", "geometric mean", "least", "largest", f"below {SLOWER}"):
+    for heading in ("cases", "geometric mean", "least", "largest", f"below {SLOWER}", "unsteady"):
         table.add_column(heading, justify="right")
-    for kind, values in sorted(ratios.items(), key=lambda item: geometric_mean(item[1])):
-        table.add_row(*_summary_row(kind, values))
+    for kind, results in sorted(by_kind(ranked, kinds).items(), key=lambda item: mean_ratio(item[1])):
+        table.add_row(*_summary_row(kind, results))
     table.add_section()
-    table.add_row(*_summary_row("all", [value for values in ratios.values() for value in values]), style="bold")
+    table.add_row(*_summary_row("all", ranked), style="bold")
     return table
 
 
-def _summary_row(kind: str, ratios: Sequence[float]) -> list[str]:
-    figures = [f"{value:.2f}" for value in (geometric_mean(ratios), min(ratios), max(ratios))]
-    return [kind, str(len(ratios)), *figures, str(sum(ratio < SLOWER for ratio in ratios))]
+def _summary_row(kind: str, ranked: Sequence[TaskResult]) -> list[str]:
+    ratios = [result.speedup(BASELINE) for result in ranked]
+    figures = [f"{value:.2f}" for value in (mean_ratio(ranked), ratios[0], ratios[-1])]
+    counts = [sum(ratio < SLOWER for ratio in ratios), sum(map(is_unsteady, ranked))]
+    return [kind, str(len(ratios)), *figures, *map(str, counts)]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from statistics import geometric_mean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from fastvision.bench.machine import Machine
 from fastvision.bench.measuring import TaskResult
 from fastvision.bench.peers import BASELINE
-from fastvision.bench.sweep import SLOWER, ratios_by_kind, worst_first
+from fastvision.bench.sweep import LARGE_SPREAD, SLOWER, by_kind, is_unsteady, mean_ratio, worst_first
 
 # Okabe's and Ito's, which the colour-blind tell apart, and grey; black and red are left for the lines.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#8C6D31", "#8C8C8C", "#6A3D9A")
@@ -23,6 +22,8 @@ _WORST = 6  # cases that are named
 
 def draw_sweep(path: str | Path, results: Sequence[TaskResult], kinds: Mapping[str, str], machine: Machine) -> None:
     """Writes a PNG: each case's ratio to the baseline, sorted, on a log axis, coloured by kind of layer.
+
+    Points are hollow where the timings were unsteady.
 
     Args:
         path: of the PNG.
@@ -55,13 +56,16 @@ def _prepare(axes: Axes) -> None:
 
 
 def _draw_points(axes: Axes, ranked: Sequence[TaskResult], kinds: Mapping[str, str]) -> None:
-    by_kind = ratios_by_kind(ranked, kinds)
-    width = max(map(len, by_kind))
-    for kind, colour, marker in zip(sorted(by_kind), cycle(_COLOURS), cycle(_MARKERS), strict=False):
-        ranks = [rank for rank, result in enumerate(ranked, start=1) if kinds[result.case] == kind]
-        label = f"{kind:{width}} {len(ranks):4} {geometric_mean(by_kind[kind]):6.2f}"
-        style = {"color": colour, "markersize": 6, "markeredgewidth": 0, "alpha": 0.85, "zorder": 3}
-        axes.plot(ranks, by_kind[kind], marker, label=label, **style)
+    groups = by_kind(ranked, kinds)
+    ranks = {id(result): rank for rank, result in enumerate(ranked, start=1)}
+    width = max(map(len, groups))
+    for kind, colour, marker in zip(sorted(groups), cycle(_COLOURS), cycle(_MARKERS), strict=False):
+        label = f"{kind:{width}} {len(groups[kind]):4} {mean_ratio(groups[kind]):6.2f}"
+        axes.plot([], [], marker, color=colour, label=label)
+        for unsteady, fill in ((True, "none"), (False, colour)):
+            results = [result for result in groups[kind] if is_unsteady(result) == unsteady]
+            places = [ranks[id(result)] for result in results], [result.speedup(BASELINE) for result in results]
+            axes.plot(*places, marker, color=colour, markerfacecolor=fill, markersize=5.5, alpha=0.85, zorder=3)
     heading = f"{'':{width}} cases  mean"
     axes.legend(
         loc="upper left",
@@ -83,12 +87,13 @@ def _list_worst(axes: Axes, ranked: Sequence[TaskResult]) -> None:
 
 def _describe(axes: Axes, ranked: Sequence[TaskResult], machine: Machine) -> None:
     facts, first = machine.facts, ranked[0]
-    ratios = [result.speedup(BASELINE) for result in ranked]
-    below = sum(ratio < SLOWER for ratio in ratios)
+    below = sum(result.speedup(BASELINE) < SLOWER for result in ranked)
+    unsteady = sum(map(is_unsteady, ranked))
     dtype = str(first.dtype).removeprefix("torch.")
     axes.set_title(
         f"fastvision {facts['fastvision']} ({facts['cpu_capability']}) beside torch {facts['torch']}: {facts['cpu']}, "
         f"threads: {first.threads}, {dtype}\n"
-        f"{len(ratios)} layers, geometric mean {geometric_mean(ratios):.2f}, {below} below {SLOWER}"
+        f"{len(ranked)} layers, geometric mean {mean_ratio(ranked):.2f}, {below} below {SLOWER}; "
+        f"hollow: spread above {LARGE_SPREAD:.0%} ({unsteady})"
     )
     axes.set(xlabel="layers, worst first", ylabel=f"{BASELINE}'s time / fastvision's")
