@@ -83,6 +83,8 @@ def test_torch_peers_compute_the_reference(mode: str, dtype: torch.dtype):
     results = prepare(task, choose(MODULE_PEERS, "channels_last"))[1]
     assert {name: result.accuracy.failure for name, result in results.items()} == dict.fromkeys(results)
     assert all(set(result.accuracy.errors) == set(task.results) for result in results.values())
+    # What is judged in multiples of stock's error is right only where stock is.
+    assert results["stock"].accuracy.errors["output"] < 10 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])

@@ -31,7 +31,7 @@ from fastvision.bench.sweep import (
     sweep,
     worst_first,
 )
-from fastvision.bench.timing import Budget
+from fastvision.bench.timing import Budget, time_in_turns
 
 PEERS = {peer.name: peer for peer in MODULE_PEERS}
 FACTS = ("cpu", "cores", "threads", "cpu_capability", "stock_cpu_capability", "torch", "fastvision", "commit")
@@ -208,6 +208,18 @@ def test_a_peer_has_one_process_for_all_tasks_of_a_group(tmp_path: Path):
     assert together == [[f"{peer} {result.case}" for result in results] for peer in ("fastvision", "stock")]
     checks = [work for work in times_by_process.values() if len(work) == len(peers)]
     assert len(checks) == len(SMALL)
+
+
+@pytest.mark.parametrize(("seconds", "blocks"), [(1.0, [1, 1, 1]), (0.01, [1, 5, 50, 50])])
+def test_calls_that_last_as_long_as_a_block_are_tried_once(seconds: float, blocks: list[int]):
+    made: list[int] = []
+
+    def timer(size: int) -> Measurement:
+        made.append(size)
+        return measurement(seconds)
+
+    time_in_turns({"a": timer}, replace(rounds(2), block_seconds=0.5), ignore)
+    assert made == blocks
 
 
 @pytest.mark.parametrize(

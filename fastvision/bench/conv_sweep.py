@@ -130,20 +130,14 @@ def _lenet() -> Iterable[ConvCase]:
     yield _conv("LeNet", 6, 16, 14, 5, padding=0, **_AVG_2)
 
 
-def _in_groups(networks: Iterable[Iterable[ConvCase]]) -> tuple[tuple[ConvCase, ...], ...]:
-    """For each network its layers in both batches and memory formats; a layer that an earlier one has is left out."""
-    seen: set[ConvCase] = set()
-    groups = []
-    for network in networks:
-        shapes = {replace(case, origin=""): case for case in reversed(list(network))}
-        new = [case for shape, case in reversed(shapes.items()) if shape not in seen]
-        seen.update(shapes)
-        variants = (replace(c, batch=b, channels_last=last) for b, last, c in product(BATCHES, (False, True), new))
-        groups.append(tuple(case for case in variants if case.batch == 1 or case.flops("infer") <= MOST_FLOPS))
-    return tuple(groups)
+def _variants(layers: Iterable[ConvCase]) -> tuple[ConvCase, ...]:
+    """The layers in both batches and memory formats."""
+    settings = product(BATCHES, (False, True), tuple(layers))
+    cases = (replace(layer, batch=batch, channels_last=last) for batch, last, layer in settings)
+    return tuple(case for case in cases if case.batch == 1 or case.flops("infer") <= MOST_FLOPS)
 
 
 # One tuple for each network.
-SWEEP_CASES = _in_groups(
-    (_recognition(), _lenet(), _vgg(), _resnet(), _alexnet(), _squeezenet(), _mobilenet()),
+SWEEP_CASES = tuple(
+    map(_variants, (_recognition(), _lenet(), _vgg(), _resnet(), _alexnet(), _squeezenet(), _mobilenet()))
 )
