@@ -316,6 +316,7 @@ def fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands, "QUICK_SWEEP", SweepBudget(rounds(1), rounds(1)))
     monkeypatch.setattr(commands, "SWEEP_CASES", ((DEPTHWISE,), (GROUPED,)))
+    monkeypatch.setattr(commands, "CONV_CASES", ())
     monkeypatch.setattr(commands, "measure_machine", lambda: MACHINE)
 
 
