@@ -97,6 +97,15 @@ SAMPLES = {
     "average_of_sums": Problem(options={"pool": "avg", "activation": "none"}),
     "no_pool": Problem(options={"pool": "none"}),
     "only_convolution": Problem(options={"pool": "none", "activation": "none"}),
+    "pointwise": Problem(
+        channels=37, height=13, width=25, out_channels=41, kernel_size=(1, 1), options={"pool": "none"}
+    ),
+    "pointwise_few_outputs": Problem(
+        channels=150, height=13, width=25, kernel_size=(1, 1), options={"pool": "none", "activation": "none"}
+    ),
+    "pointwise_strided": Problem(
+        height=20, width=43, kernel_size=(1, 1), options={"pool": "none", "stride": (3, 2), "padding": 0}
+    ),
     "max_of_sums": Problem(options={"activation": "none"}),
     "no_bias": Problem(bias=False),
     "unbatched": Problem(batch=None),

@@ -43,7 +43,9 @@ LARGE = {
     "blocks of weights": Problem(batch=2, channels=130, height=8, width=9, out_channels=70, options={"padding": 1}),
     "more weights than inputs": Problem(batch=9, channels=160, height=16, width=16, out_channels=200),
     "groups": Problem(batch=3, channels=64, height=16, width=18, out_channels=96, options={"groups": 2}),
-    "bands that share rows": Problem(batch=2, channels=32, height=40, width=70, out_channels=32, options=POOLS["overlapping"]),
+    "bands that share rows": Problem(
+        batch=2, channels=32, height=40, width=70, out_channels=32, options=POOLS["overlapping"]
+    ),
     "planes": Problem(batch=3, channels=3, height=70, width=300, out_channels=33),
     "small planes": Problem(batch=9, channels=1, height=9, width=7, out_channels=17, options={"padding": 2}),
 }

@@ -62,6 +62,7 @@ inline ConvPool2d random_problem(Random& random) {
   p.stride_w = random.chance(2) ? p.stride_h : random.between(1, 3);
   p.dilation_h = random.one_of({1, 1, 2});
   p.dilation_w = random.one_of({1, 1, 2, 3});
+  if (random.chance(8)) p.kernel_h = p.kernel_w = 1;
   p.allow_winograd = random.chance(2);
   if (p.allow_winograd) {  // what it applies to
     p.kernel_h = p.kernel_w = 3;

@@ -2,6 +2,7 @@
 
 #include "conv/cpu/backward.h"
 #include "conv/cpu/forward.h"
+#include "conv/cpu/pointwise.h"
 #include "conv/cpu/winograd.h"
 #include "conv/cpu/winograd_planes.h"
 #include "core/simd.h"
@@ -9,7 +10,7 @@
 namespace fastvision {
 namespace {
 
-enum class Algorithm : uint8_t { stock, direct, winograd, winograd_planes };
+enum class Algorithm : uint8_t { stock, direct, pointwise, winograd, winograd_planes };
 
 // Fewer output channels per group leave most of a vector idle: depthwise convolution is stock's.
 constexpr int64_t kMinGroupChannels = 8;
@@ -54,6 +55,7 @@ Algorithm choose(const ConvPool2d& p) {
   if (!sizes_known) return Algorithm::direct;
   if (winograd_planes_applies(p)) return Algorithm::winograd_planes;
   if (winograd_applies(p) && winograd_is_faster(p)) return Algorithm::winograd;
+  if (pointwise_applies(p)) return Algorithm::pointwise;
   return stock_is_faster(p) ? Algorithm::stock : Algorithm::direct;
 }
 
@@ -82,6 +84,13 @@ const char* forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Conte
       break;
     case Algorithm::winograd:
       forward_winograd(p, tensors, context);
+      break;
+    case Algorithm::pointwise:
+      if (tensors.selection) {
+        forward_direct(p, tensors, context);
+      } else {
+        pointwise_forward(p, tensors, context);
+      }
       break;
     default:
       forward_direct(p, tensors, context);

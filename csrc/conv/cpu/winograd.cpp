@@ -1,8 +1,8 @@
 #include "conv/cpu/winograd.h"
 
+#include "conv/cpu/gemm.h"
 #include "conv/cpu/output.h"
 #include "conv/cpu/weights.h"
-#include "conv/cpu/winograd_gemm.h"
 #include "conv/cpu/winograd_output.h"
 #include "conv/cpu/winograd_transform.h"
 #include "conv/cpu/winograd_weights.h"
@@ -12,6 +12,14 @@ namespace fastvision {
 namespace {
 
 using namespace winograd;
+
+// Error in multiples of the direct kernel's with 128 channels: 4.8 for sums of 128 products, 2.9 for 32, 2.6 for 16,
+// which cost 5 % of the time. Stock's own error is larger without AVX-512.
+#if defined(CPU_CAPABILITY_AVX512)
+constexpr int64_t kMaxChain = 16;
+#else
+constexpr int64_t kMaxChain = 32;
+#endif
 
 int64_t vectors_of(int64_t channels) {
   return channels > kLanes ? 2 : 1;
@@ -97,10 +105,16 @@ class UnitWorker {
     const int64_t tiles = last * plan_.band_tiles() + band_at(unit * plan_.unit_bands + last).tile_rows * plan_.tiles_x;
     const int64_t channels = plan_.direct.group_in_channels;
     for (int64_t point = 0; point < kPoints; ++point) {
-      const Product product{inputs + point * plan_.point_stride(), plan_.pixel,
-                            weights + point * weight_stride(plan_.direct), channels,
-                            sums_.data() + point * sums_stride()};
-      vectors == 2 ? multiply_tiles<2>(product, tiles) : multiply_tiles<1>(product, tiles);
+      float* sums = sums_.data() + point * sums_stride();
+      const auto multiply = [&]<int Vectors>() {
+        multiply_rows<Vectors>(
+            {inputs + point * plan_.point_stride(), plan_.pixel, weights + point * weight_stride(plan_.direct),
+             Vectors * kLanes, channels, kMaxChain, sums},
+            tiles, [sums](int64_t tile, int v, const Vec& sum) FASTVISION_INLINE {
+              sum.store(sums + (tile * Vectors + v) * kLanes);
+            });
+      };
+      vectors == 2 ? multiply.template operator()<2>() : multiply.template operator()<1>();
     }
   }
 

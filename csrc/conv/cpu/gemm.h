@@ -1,0 +1,90 @@
+// Matrix products in registers: rows x channels times channels x two vectors.
+#pragma once
+
+#include <array>
+
+#include "core/simd.h"
+
+namespace fastvision {
+
+// Rows in registers at once. Zen 5 with AVX-512: 12 x 2 vectors are 24 FMA against 14 loads; AVX2 has half the
+// registers.
+#if defined(CPU_CAPABILITY_AVX512)
+constexpr int kMaxGemmRows = 12;
+#elif defined(CPU_CAPABILITY_AVX2)
+constexpr int kMaxGemmRows = 6;
+#else
+constexpr int kMaxGemmRows = 2;
+#endif
+
+struct Product {
+  const float* rows;  // [row][channel]
+  int64_t row_stride;
+  const float* vectors;  // [channel][vector]
+  int64_t vector_stride;
+  int64_t channels;
+  int64_t max_chain;  // products added in a row into one register: short sums keep the rounding error small
+  float* sums;        // [row][vector], of the chains before the last
+};
+
+// The last chain's sums go to finish(row, vector, sum), whose row counts from `first_row`.
+template <int Rows, int Vectors, class Finish>
+inline FASTVISION_INLINE void multiply_chain(const Product& p, int64_t first_row, int64_t begin, int64_t end,
+                                             const Finish& finish) {
+  Vec sum[Rows][Vectors];
+  unroll<Rows * Vectors>([&](auto i) FASTVISION_INLINE { sum[i / Vectors][i % Vectors] = Vec(0.f); });
+  const float* rows = p.rows + first_row * p.row_stride;
+  const float* vectors = p.vectors + begin * p.vector_stride;
+  const int64_t row_stride = p.row_stride, vector_stride = p.vector_stride;
+  for (int64_t c = begin; c < end; ++c, vectors += vector_stride) {
+    Vec w[Vectors];
+    unroll<Vectors>([&](auto v) FASTVISION_INLINE { w[v] = Vec::loadu(vectors + v * kLanes); });
+    unroll<Rows>([&](auto row) FASTVISION_INLINE {
+      const Vec x(rows[row * row_stride + c]);
+      unroll<Vectors>([&](auto v) FASTVISION_INLINE { sum[row][v] = at::vec::fmadd(x, w[v], sum[row][v]); });
+    });
+  }
+  float* earlier = p.sums + first_row * Vectors * kLanes;
+  if (begin > 0) {
+    unroll<Rows * Vectors>([&](auto i) FASTVISION_INLINE {
+      Vec& s = sum[i / Vectors][i % Vectors];
+      s = Vec::loadu(earlier + i * kLanes) + s;
+    });
+  }
+  if (end == p.channels) {
+    unroll<Rows * Vectors>(
+        [&](auto i) FASTVISION_INLINE { finish(first_row + i / Vectors, i % Vectors, sum[i / Vectors][i % Vectors]); });
+  } else {
+    unroll<Rows * Vectors>([&](auto i)
+                               FASTVISION_INLINE { sum[i / Vectors][i % Vectors].store(earlier + i * kLanes); });
+  }
+}
+
+// `groups` times `Rows` rows.
+template <int Rows, int Vectors, class Finish>
+__attribute__((noinline)) void multiply(const Product& product, int64_t first_row, int64_t groups,
+                                        const Finish& finish) {
+  const Product p = product;
+  for (int64_t i = 0; i < groups; ++i, first_row += Rows) {
+    for (int64_t begin = 0; begin < p.channels; begin += p.max_chain) {
+      multiply_chain<Rows, Vectors>(p, first_row, begin, std::min(begin + p.max_chain, p.channels), finish);
+    }
+  }
+}
+
+template <int Vectors, class Finish, int... Rows>
+constexpr auto multiply_by_rows(std::integer_sequence<int, Rows...>) {
+  return std::array{&multiply<Rows + 1, Vectors, Finish>...};
+}
+
+// Any number of rows: groups of two sizes, as equal as can be.
+template <int Vectors, class Finish>
+void multiply_rows(const Product& product, int64_t rows, const Finish& finish) {
+  static constexpr auto kernels = multiply_by_rows<Vectors, Finish>(std::make_integer_sequence<int, kMaxGemmRows>());
+  const int64_t groups = (rows + kMaxGemmRows - 1) / kMaxGemmRows;
+  const int64_t size = rows / groups, larger = rows % groups;
+  if (larger) kernels[size](product, 0, larger, finish);
+  kernels[size - 1](product, larger * (size + 1), groups - larger, finish);
+}
+
+}  // namespace fastvision

@@ -1,0 +1,181 @@
+#include "conv/cpu/pointwise.h"
+
+#include <limits>
+
+#include "conv/cpu/gemm.h"
+#include "core/scratch.h"
+#include "core/simd.h"
+
+namespace fastvision {
+namespace {
+
+constexpr int kVectors = 2;
+constexpr int64_t kPanel = kVectors * kLanes;  // pixels
+
+// Additions in a row into one register, as in the direct kernel.
+constexpr int64_t kMaxChain = 128;
+
+// Output channels whose planes are prefetched together.
+constexpr int64_t kChannels = 24;
+
+// Up to here copying the inputs costs more than reading them from planes again and again: 64>16 @55 143 against 105 us.
+constexpr int64_t kFewOutputs = 32;
+
+// Panels of a unit of work: some cache lines of each plane, which the processor would not fetch ahead one by one.
+constexpr int64_t kUnitPanels = 128 / kPanel;
+constexpr int64_t kUnit = kUnitPanels * kPanel;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+template <class T>
+class UnitWorker {
+ public:
+  UnitWorker(const ConvPool2d& p, const ConvPool2dForward& tensors, const float* weights)
+      : p_(p), tensors_(tensors), weights_(weights), inputs_(p.in_channels * kUnit), sums_(kChannels * kPanel) {}
+
+  // Output pixels [first, first + count) of a plane, count <= kUnit.
+  void run(int64_t image, int64_t first, int64_t count) {
+    const T* input = static_cast<const T*>(tensors_.input) + image * p_.input_strides.n;
+    const bool in_place = reads_in_place() && count == kUnit;
+    if (!in_place) pack(input, first, count);
+    T* output = static_cast<T*>(tensors_.output) + image * p_.output_strides.n + first;
+    for (int64_t o = 0; o < p_.out_channels; o += kChannels) {
+      const int64_t channels = std::min(kChannels, p_.out_channels - o);
+      T* planes = output + o * p_.output_strides.c;
+      for (int64_t i = 0; i < channels; ++i) prefetch(planes + i * p_.output_strides.c, count);
+      for (int64_t pixel = 0; pixel < count; pixel += kPanel) {
+        Panel panel{inputs_.data() + pixel * p_.in_channels, kPanel};
+        if constexpr (std::is_same_v<T, float>) {
+          if (in_place) panel = {input + first + pixel, p_.input_strides.c};
+        }
+        multiply(panel, o, channels, planes + pixel, std::min(kPanel, count - pixel));
+      }
+    }
+  }
+
+ private:
+  // Inputs of kPanel pixels.
+  struct Panel {
+    const float* data;
+    int64_t channel_stride;
+  };
+
+  bool reads_in_place() const {
+    return std::is_same_v<T, float> && p_.stride_h == 1 && p_.stride_w == 1 && p_.out_channels <= kFewOutputs;
+  }
+
+  static void prefetch(const T* row, int64_t count) {
+    constexpr int64_t kCacheLine = 64 / sizeof(T);
+    for (int64_t i = 0; i < count; i += kCacheLine) __builtin_prefetch(row + i, 1);
+  }
+
+  // [panel][channel][pixel]; pixels that do not exist are zero.
+  void pack(const T* image, int64_t first, int64_t count) {
+    const bool dense = p_.stride_h == 1 && p_.stride_w == 1;
+    constexpr int64_t kAhead = 4;
+    for (int64_t c = 0; c < p_.in_channels; ++c) {
+      const T* plane = image + c * p_.input_strides.c;
+      if (dense && c + kAhead < p_.in_channels) prefetch(plane + kAhead * p_.input_strides.c + first, count);
+      for (int64_t pixel = 0; pixel < count; pixel += kPanel) {
+        float* target = inputs_.data() + pixel * p_.in_channels + c * kPanel;
+        const int64_t n = std::min(kPanel, count - pixel);
+        if (dense) {
+          convert_row(plane + first + pixel, target, n);
+        } else {
+          pack_strided(plane, first + pixel, n, target);
+        }
+        std::fill(target + n, target + kPanel, 0.f);
+      }
+    }
+  }
+
+  void pack_strided(const T* plane, int64_t first, int64_t count, float* target) const {
+    for (int64_t i = 0, run; i < count; i += run) {
+      const int64_t y = (first + i) / p_.out_w, x = (first + i) % p_.out_w;
+      run = std::min(count - i, p_.out_w - x);
+      pack_strided_row(plane + y * p_.stride_h * p_.input_strides.h, x * p_.stride_w, run, target + i);
+    }
+  }
+
+  void pack_strided_row(const T* row, int64_t first, int64_t count, float* target) const {
+    int64_t i = 0;
+    if constexpr (std::is_same_v<T, float>) {
+      for (; p_.stride_w == 2 && i + kLanes <= count && first + 2 * (i + kLanes) <= p_.in_w; i += kLanes) {
+        const float* from = row + first + 2 * i;
+        at::vec::deinterleave2(Vec::loadu(from), Vec::loadu(from + kLanes)).first.store(target + i);
+      }
+    }
+    for (; i < count; ++i) target[i] = static_cast<float>(row[first + i * p_.stride_w]);
+  }
+
+  // A panel's outputs of some channels.
+  void multiply(const Panel& panel, int64_t first_channel, int64_t channels, T* planes, int64_t count) {
+    const Product product{weights_ + first_channel * p_.in_channels,
+                          p_.in_channels,
+                          panel.data,
+                          panel.channel_stride,
+                          p_.in_channels,
+                          kMaxChain,
+                          sums_.data()};
+    const T* bias = tensors_.bias ? static_cast<const T*>(tensors_.bias) + first_channel : nullptr;
+    const Vec floor(p_.activation == Activation::relu ? 0.f : -std::numeric_limits<float>::infinity());
+    const int64_t plane = p_.output_strides.c;
+    const auto finished = [=](int64_t channel, const Vec& sum) FASTVISION_INLINE {
+      return max_keeping_second(floor, sum + Vec(bias ? static_cast<float>(bias[channel]) : 0.f));
+    };
+    if constexpr (std::is_same_v<T, float>) {
+      if (count == kPanel) {
+        return multiply_rows<kVectors>(product, channels, [=](int64_t row, int v, const Vec& sum) FASTVISION_INLINE {
+          finished(row, sum).store(planes + row * plane + v * kLanes);
+        });
+      }
+    }
+    float* sums = sums_.data();
+    multiply_rows<kVectors>(product, channels, [=](int64_t row, int v, const Vec& sum) FASTVISION_INLINE {
+      finished(row, sum).store(sums + row * kPanel + v * kLanes);
+    });
+    for (int64_t i = 0; i < channels; ++i) convert_row(sums + i * kPanel, planes + i * plane, count);
+  }
+
+  const ConvPool2d& p_;
+  const ConvPool2dForward& tensors_;
+  const float* weights_;
+  FloatScratch inputs_, sums_;
+};
+
+template <class T>
+const float* weights_as_floats(const ConvPool2d& p, const T* weight, Context& context) {
+  if constexpr (std::is_same_v<T, float>) return weight;
+  const int64_t size = p.out_channels * p.in_channels;
+  auto* floats = static_cast<float*>(context.allocate(sizeof(float) * size));
+  convert_row(weight, floats, size);
+  return floats;
+}
+
+}  // namespace
+
+bool pointwise_applies(const ConvPool2d& p) {
+  const bool planes = p.input_strides.w == 1 && p.output_strides.w == 1 && p.input_strides.h == p.in_w;
+  return p.kernel_h == 1 && p.kernel_w == 1 && p.groups == 1 && p.pool == Pool::none && p.pad_top == 0 &&
+         p.pad_left == 0 && (p.conv_h - 1) * p.stride_h < p.in_h && (p.conv_w - 1) * p.stride_w < p.in_w && planes &&
+         p.conv_h * p.conv_w >= kPanel;
+}
+
+void pointwise_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
+  const int64_t pixels = p.conv_h * p.conv_w;
+  const int64_t units = ceil_div(pixels, kUnit);
+  visit_dtype(p.dtype, [&]<class T>() {
+    const float* weights = weights_as_floats(p, static_cast<const T*>(tensors.weight), context);
+    context.parallel_for(p.batch * units, [&](int64_t begin, int64_t end) {
+      UnitWorker<T> worker(p, tensors, weights);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t first = i % units * kUnit;
+        worker.run(i / units, first, std::min(kUnit, pixels - first));
+      }
+    });
+  });
+}
+
+}  // namespace fastvision
