@@ -3,6 +3,7 @@
 
 #include "conv/cpu/forward.h"
 #include "conv/cpu/grad_weight.h"
+#include "conv/cpu/sparse.h"
 #include "core/scratch.h"
 #include "core/simd.h"
 
@@ -69,8 +70,11 @@ ConvGradients direct_supported_gradients(const ConvPool2d& p) {
 }
 
 const char* direct_backward(const ConvPool2d& p, const ConvPool2dBackward& tensors, Context& context) {
-  if (tensors.grad_input) grad_input(p, tensors, context);
-  if (tensors.grad_weight || tensors.grad_bias) direct_grad_weight(p, tensors, context);
+  const ConvGradients sparse = sparse_is_faster(p);
+  if (tensors.grad_input && !(sparse.input && sparse_grad_input(p, tensors, context))) grad_input(p, tensors, context);
+  if ((tensors.grad_weight || tensors.grad_bias) && !(sparse.weight && sparse_grad_weight(p, tensors, context))) {
+    direct_grad_weight(p, tensors, context);
+  }
   return nullptr;
 }
 

@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "conv/cpu/parts.h"
 #include "conv/cpu/strip.h"
 #include "conv/cpu/tile.h"
 #include "core/scratch.h"
@@ -16,11 +17,6 @@ constexpr int64_t kMaxChain = 128;
 
 // Inputs and gradients of a band of rows stay in L2.
 constexpr int64_t kBandBytes = 256 * 1024;
-
-// The sum over images is cut into at most this many parts, added in order at the end: the same for
-// every number of threads. Their memory is bounded.
-constexpr int64_t kMaxParts = 16;
-constexpr int64_t kPartsBytes = 32 << 20;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -119,8 +115,7 @@ class GradWeight {
     const int64_t row_floats = p.stride_h * plan_.row_stride + p.conv_w * plan_.block_channels;
     band_rows_ = std::clamp<int64_t>(kBandBytes / 4 / row_floats, 1, p.conv_h);
     bands_ = ceil_div(p.conv_h, band_rows_);
-    const int64_t part_bytes = 4 * part_size();
-    parts_ = std::clamp<int64_t>(kPartsBytes / part_bytes, 1, std::min(kMaxParts, p.batch * bands_));
+    parts_ = count_parts(part_size(), p.batch * bands_);
   }
 
   void run(Context& context) {
@@ -197,11 +192,7 @@ class GradWeight {
   // Adds the parts and writes the block's gradients in the weight's order.
   void finish_block(int64_t block, float* parts) const {
     float* sums = parts + block * sums_per_block();
-    for (int64_t part = 1; part < parts_; ++part) {
-      const float* other = sums + part * part_size();
-      for (int64_t i = 0; i < sums_per_block(); i += kLanes)
-        (Vec::loadu(sums + i) + Vec::loadu(other + i)).store(sums + i);
-    }
+    add_parts(sums, sums_per_block(), parts_, part_size());
     visit_dtype(p_.dtype, [&]<class T>() {
       const int64_t channel = first_channel_of(block);
       if (tensors_.grad_weight) {

@@ -34,19 +34,9 @@ struct GradientRow {
 void load_row(const ConvPool2d& p, const PooledGradient& from, int64_t image, int64_t y, const WindowRange& columns,
               const ConvWindow& window, const GradientRow& row) {
   const int64_t count = columns.end - columns.begin;
-  const ImageStrides& s = p.output_strides;
-  visit_dtype(p.dtype, [&]<class T>() {
-    const T* source = static_cast<const T*>(from.grad_output) + image * s.n + window.first_channel * s.c + y * s.h +
-                      columns.begin * s.w;
-    if (s.c == 1) {
-      for (int64_t x = 0; x < count; ++x) convert_row(source + x * s.w, row.gradients + x * row.pixel, window.channels);
-    } else {
-      transpose(source, s.c, window.channels, count, row.gradients, row.pixel);
-    }
-  });
+  load_gradients(p, from, {image, y, columns.begin, count, window.first_channel, window.channels}, row.gradients);
   if (!from.selection) return;
-  const uint8_t* codes =
-      from.selection + ((image * p.out_h + y) * p.out_w + columns.begin) * p.out_channels + window.first_channel;
+  const uint8_t* codes = selection_at(p, from, image, y, columns.begin) + window.first_channel;
   for (int64_t x = 0; x < count; ++x) {
     for (int64_t c = 0; c < window.channels; ++c) row.codes[x * row.pixel + c] = codes[x * p.out_channels + c];
   }
@@ -100,6 +90,19 @@ void spread_row(const ConvPool2d& p, const GradientRow& row, int64_t y, const Wi
 }
 
 }  // namespace
+
+void load_gradients(const ConvPool2d& p, const PooledGradient& from, const PooledPixels& at, float* target) {
+  const ImageStrides& s = p.output_strides;
+  visit_dtype(p.dtype, [&]<class T>() {
+    const T* source = static_cast<const T*>(from.grad_output) + at.image * s.n + at.first_channel * s.c + at.row * s.h +
+                      at.first_column * s.w;
+    if (s.c == 1) {
+      for (int64_t x = 0; x < at.columns; ++x) convert_row(source + x * s.w, target + x * at.channels, at.channels);
+    } else {
+      transpose(source, s.c, at.channels, at.columns, target, at.channels);
+    }
+  });
+}
 
 void unpool(const ConvPool2d& p, const PooledGradient& gradient, int64_t image, const ConvWindow& window) {
   const WindowRange rows =

@@ -12,6 +12,20 @@ struct PooledGradient {
   const uint8_t* selection;  // null where needs_selection() is false
 };
 
+// Some pixels of one row of the pooled side, all channels of a range.
+struct PooledPixels {
+  int64_t image, row, first_column, columns, first_channel, channels;
+};
+
+// Their gradients as fp32, [column][channel].
+void load_gradients(const ConvPool2d& problem, const PooledGradient& from, const PooledPixels& at, float* target);
+
+// The selection of channel 0 of a pixel.
+inline const uint8_t* selection_at(const ConvPool2d& p, const PooledGradient& from, int64_t image, int64_t row,
+                                   int64_t column) {
+  return from.selection + ((image * p.out_h + row) * p.out_w + column) * p.out_channels;
+}
+
 // A window [row][column][channel] of the convolution's output, fp32.
 struct ConvWindow {
   float* data;  // of (first_row, first_column, first_channel)
