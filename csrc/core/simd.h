@@ -5,6 +5,7 @@
 #include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <utility>
@@ -35,6 +36,54 @@ inline Vec max_keeping_second(const Vec& a, const Vec& b) {
   return _mm256_max_ps(a, b);
 #else
   return Vec::blendv(b, a, a > b);
+#endif
+}
+
+#if defined(CPU_CAPABILITY_AVX2)
+namespace detail {
+// For each mask of eight lanes the numbers of those whose bit is set, one a byte.
+constexpr std::array<uint64_t, 256> kSetLanes = [] {
+  std::array<uint64_t, 256> lanes{};
+  for (unsigned mask = 0; mask < 256; ++mask) {
+    for (uint64_t lane = 0, place = 0; lane < 8; ++lane) {
+      if (mask >> lane & 1) lanes[mask] |= lane << 8 * place++;
+    }
+  }
+  return lanes;
+}();
+}  // namespace detail
+#endif
+
+// The lanes whose bit in `mask` is set, moved to the front; what follows them is arbitrary.
+inline FASTVISION_INLINE Vec compress(const Vec& values, uint32_t mask) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), values);
+#elif defined(CPU_CAPABILITY_AVX2)
+  const __m128i lanes = _mm_cvtsi64_si128(static_cast<long long>(detail::kSetLanes[mask]));
+  return _mm256_permutevar8x32_ps(values, _mm256_cvtepu8_epi32(lanes));
+#else
+  float lanes[kLanes], compressed[kLanes]{};
+  values.store(lanes);
+  for (int64_t lane = 0, place = 0; lane < kLanes; ++lane) {
+    if (mask >> lane & 1) compressed[place++] = lanes[lane];
+  }
+  return Vec::loadu(compressed);
+#endif
+}
+
+// One bit for each of kLanes bytes: is it `value`?
+inline FASTVISION_INLINE uint32_t bytes_equal(const uint8_t* bytes, uint8_t value) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm_cmpeq_epi8_mask(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)),
+                             _mm_set1_epi8(static_cast<char>(value)));
+#elif defined(CPU_CAPABILITY_AVX2)
+  const __m128i equal = _mm_cmpeq_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)),
+                                       _mm_set1_epi8(static_cast<char>(value)));
+  return static_cast<uint32_t>(_mm_movemask_epi8(equal)) & 0xff;
+#else
+  uint32_t mask = 0;
+  for (int64_t lane = 0; lane < kLanes; ++lane) mask |= static_cast<uint32_t>(bytes[lane] == value) << lane;
+  return mask;
 #endif
 }
 

@@ -1,31 +1,40 @@
-// What the sparse kernels (sparse.h) have in common.
+// What the sparse kernels (sparse.h) have in common: lists of the living, as they go through the pool.
 #pragma once
 
-#include <cstdint>
-
+#include "conv/conv.h"
 #include "core/simd.h"
 
 namespace fastvision {
 
-// A pooled gradient that reaches the convolution's output, and where in memory it finds what it is multiplied with.
-struct Living {
-  int32_t offset;
-  float gradient;
-};
-
 // Additions in a row into one register, as in the direct kernels.
 constexpr int64_t kMaxLivingChain = 128;
 
-// The largest number whose distance in floats fits an offset.
-constexpr int64_t kMaxLivingOffset = INT32_MAX;
+// Pooled gradients that reach the convolution's output, and where each finds the numbers it is multiplied with.
+struct LivingList {
+  const int32_t* offsets;
+  const float* gradients;
+  int64_t count;
+};
 
-// No infinity, no NaN: zero times the number is zero.
-inline bool all_finite(const float* values, int64_t count) {
-  Vec sum(0.f);
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) sum = at::vec::fmadd(Vec::loadu(values + i), Vec(0.f), sum);
-  if (i < count) sum = at::vec::fmadd(Vec::loadu(values + i, count - i), Vec(0.f), sum);
-  return !sum.has_inf_nan();
+// Adds to a list the lanes of one vector whose bit is set. The list needs room for kLanes more than it holds.
+// `offsets` are integers in a vector of floats: they are moved, not computed with.
+inline FASTVISION_INLINE void append_living(const Vec& offsets, const Vec& gradients, uint32_t mask,
+                                            int32_t* list_offsets, float* list_gradients, int64_t& count) {
+  compress(offsets, mask).store(list_offsets + count);
+  compress(gradients, mask).store(list_gradients + count);
+  count += std::popcount(mask);
 }
+
+inline FASTVISION_INLINE Vec load_offsets(const int32_t* offsets) {
+  return Vec::loadu(offsets);
+}
+
+// The selection (conv.h) of some pixels, `pixel_stride` apart, as [channel][pixel]. Rows of the result are
+// `target_stride` long, a multiple of kLanes; what lies behind the pixels is dead.
+void transpose_codes(const uint8_t* codes, int64_t pixel_stride, int64_t pixels, int64_t channels, uint8_t* target,
+                     int64_t target_stride);
+
+// No infinity, no NaN: zero times any of the values is zero.
+bool all_finite(const float* values, int64_t count);
 
 }  // namespace fastvision

@@ -34,32 +34,54 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
 }
 
 // The living output channels of some pooled pixels in a row, by the place of their winner in the pooling window:
-// so bucketed, the inner loop's registers are known at compile time.
+// so bucketed, the inner loop's registers are known at compile time. Offsets are those of the channels' weights.
 class WinnerLists {
  public:
   WinnerLists(int64_t places, int64_t chunk)
-      : places_(places), chunk_(chunk), lists_((kMaxColumns * places + 1) * chunk), counts_(kMaxColumns * places) {}
+      : places_(places),
+        size_(chunk + 2 * kLanes),  // whole vectors are stored
+        offsets_(chunk + kLanes),
+        lists_(kMaxColumns * places * 2 * size_),
+        counts_(kMaxColumns * places) {
+    for (size_t o = 0; o < offsets_.size(); ++o) offsets_[o] = static_cast<int32_t>(o) * kTaps * kLanes;
+  }
 
-  const Living* list(int64_t column, int64_t place) const { return lists_.data() + (column * places_ + place) * chunk_; }
-  int32_t count(int64_t column, int64_t place) const { return counts_[column * places_ + place]; }
+  LivingList list(int64_t column, int64_t place) const {
+    const int64_t index = column * places_ + place;
+    const float* start = lists_.data() + index * 2 * size_;
+    return {reinterpret_cast<const int32_t*>(start), start + size_, counts_[index]};
+  }
 
   void fill(int64_t column, const uint8_t* codes, const float* gradients, int64_t channels) {
-    Living* next[kMaxPool * kMaxPool + 1];
-    for (int64_t place = 0; place <= places_; ++place) next[place] = lists_.data() + (column * places_ + place) * chunk_;
-    next[places_] = lists_.data() + kMaxColumns * places_ * chunk_;  // the dead
-    for (int64_t o = 0; o < channels; ++o) {
-      const int64_t place = std::min<int64_t>(codes[o], places_);
-      *next[place]++ = {static_cast<int32_t>(o * kTaps * kLanes), gradients[o]};
+    std::array<int64_t, kMaxPool * kMaxPool> counts{};
+    for (int64_t o = 0; o < channels; o += kLanes) {
+      const int64_t count = std::min(kLanes, channels - o);
+      if (count == kLanes) {
+        add(column, codes + o, Vec::loadu(gradients + o), o, counts);
+      } else {
+        uint8_t last[kLanes];
+        std::fill(std::copy_n(codes + o, count, last), last + kLanes, kDead);
+        add(column, last, Vec::loadu(gradients + o, count), o, counts);
+      }
     }
-    for (int64_t place = 0; place < places_; ++place) {
-      counts_[column * places_ + place] = static_cast<int32_t>(next[place] - list(column, place));
-    }
+    for (int64_t place = 0; place < places_; ++place) counts_[column * places_ + place] = counts[place];
   }
 
  private:
-  int64_t places_, chunk_;
-  std::vector<Living> lists_;
-  std::vector<int32_t> counts_;
+  void add(int64_t column, const uint8_t* codes, const Vec& gradients, int64_t channel,
+           std::array<int64_t, kMaxPool * kMaxPool>& counts) {
+    const Vec offsets = load_offsets(offsets_.data() + channel);
+    float* list = lists_.data() + column * places_ * 2 * size_;
+    for (int64_t place = 0; place < places_; ++place, list += 2 * size_) {
+      append_living(offsets, gradients, bytes_equal(codes, static_cast<uint8_t>(place)),
+                    reinterpret_cast<int32_t*>(list), list + size_, counts[place]);
+    }
+  }
+
+  int64_t places_, size_;
+  std::vector<int32_t> offsets_;  // of all channels
+  std::vector<float> lists_;      // [column][place][offset or gradient][channel]
+  std::vector<int64_t> counts_;
 };
 
 // Adds one pooled pixel's gradients to the window of inputs at `column` of `rows`. A row of the window leaves the
@@ -84,11 +106,10 @@ __attribute__((noinline)) void add_window(const WinnerLists& lists, int64_t pixe
     start_row(kY + kKernel - 1);
     unroll<Pool>([&](auto x) FASTVISION_INLINE {
       constexpr int kX = decltype(x)::value;
-      const Living* living = lists.list(pixel, kY * Pool + kX);
-      const Living* end = living + lists.count(pixel, kY * Pool + kX);
-      for (; living != end; ++living) {
-        const float* w = weights + living->offset;
-        const Vec gradient(living->gradient);
+      const LivingList list = lists.list(pixel, kY * Pool + kX);
+      for (int64_t i = 0; i < list.count; ++i) {
+        const float* w = weights + list.offsets[i];
+        const Vec gradient(list.gradients[i]);
         unroll<kTaps>([&](auto tap) FASTVISION_INLINE {
           constexpr int kTap = decltype(tap)::value;
           Vec& s = sum[kY + kTap / kKernel][kX + kTap % kKernel];
@@ -120,7 +141,7 @@ class SparseGradInput {
     auto* weights = static_cast<float*>(context.allocate(sizeof(float) * p_.groups * blocks_ * block_weights()));
     if (!pack_weights(weights, context)) return false;
     context.parallel_for(p_.batch * p_.groups * bands_, [&](int64_t begin, int64_t end) {
-      FloatScratch ring(blocks_ * rows_ * row_size()), gradients(kMaxColumns * chunk_), pixels(p_.in_w * in_);
+      FloatScratch ring(blocks_ * rows_ * row_size()), gradients(kMaxColumns * chunk_), pixels(p_.in_w * blocks_ * kLanes);
       WinnerLists lists(p_.pool_kernel_h * p_.pool_kernel_w, chunk_);
       for (int64_t unit = begin; unit < end; ++unit) {
         add_band({ring.data(), gradients.data(), pixels.data(), &lists}, weights, unit);
@@ -133,7 +154,7 @@ class SparseGradInput {
   struct Scratch {
     float* ring;       // [block][row][column][channel]: the rows that the windows of one pooled row reach
     float* gradients;  // of some pooled pixels
-    float* pixels;     // one row of the result, channels_last
+    float* pixels;     // one row of the result
     WinnerLists* lists;
   };
 
@@ -234,8 +255,14 @@ class SparseGradInput {
       for (int64_t b = 0; b < blocks_; ++b) {
         const float* sums = ring_row(s, b, row) + first_column * kLanes;
         const int64_t channels = std::min(kLanes, in_ - b * kLanes);
-        if (strides.w == 1) {
-          transpose(sums, kLanes, p_.in_w, channels, target + b * kLanes * strides.c, strides.c);
+        if (strides.w == 1 && channels == kLanes) {
+          transpose(sums, kLanes, p_.in_w, kLanes, target + b * kLanes * strides.c, strides.c);
+        } else if (strides.w == 1) {
+          // A square with missing rows takes longer than a whole one and a copy of what is needed of it.
+          transpose(sums, kLanes, p_.in_w, kLanes, s.pixels, p_.in_w);
+          for (int64_t c = 0; c < channels; ++c) {
+            convert_row(s.pixels + c * p_.in_w, target + (b * kLanes + c) * strides.c, p_.in_w);
+          }
         } else {
           for (int64_t x = 0; x < p_.in_w; ++x) {
             Vec::loadu(sums + x * kLanes).store(s.pixels + x * in_ + b * kLanes, channels);

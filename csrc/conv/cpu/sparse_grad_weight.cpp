@@ -3,6 +3,7 @@
 // is read as vectors: with many channels each is one tap of kLanes channels, with few it spans several taps.
 #include <array>
 #include <atomic>
+#include <numeric>
 #include <vector>
 
 #include "conv/cpu/living.h"
@@ -34,27 +35,26 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
 
 // sums[row][vector] += gradient * input[offset][row][vector] over the list.
 template <int Rows, int Vectors>
-__attribute__((noinline)) void add_living(const float* input, int64_t input_row, const Living* list, int64_t count,
-                                          float* sums) {
+__attribute__((noinline)) void add_living(const float* input, int64_t input_row, const LivingList& list, float* sums) {
   constexpr int kSums = Rows * Vectors;
   constexpr int kSets = kSums < kMinSums ? 2 : 1;
-  for (int64_t chain = 0; chain < count; chain += kMaxLivingChain) {
+  for (int64_t chain = 0; chain < list.count; chain += kMaxLivingChain) {
     Vec sum[kSets][kSums];
     unroll<kSets * kSums>([&](int i) FASTVISION_INLINE { sum[i / kSums][i % kSums] = Vec(0.f); });
-    const auto add = [&](const Living& living, int set) FASTVISION_INLINE {
-      const Vec gradient(living.gradient);
-      const float* at = input + living.offset;
+    const auto add = [&](int64_t living, int set) FASTVISION_INLINE {
+      const Vec gradient(list.gradients[living]);
+      const float* at = input + list.offsets[living];
       unroll<kSums>([&](auto i) FASTVISION_INLINE {
         constexpr int kRow = decltype(i)::value / Vectors, kVector = decltype(i)::value % Vectors;
         sum[set][i] = at::vec::fmadd(gradient, Vec::loadu(at + kRow * input_row + kVector * kLanes), sum[set][i]);
       });
     };
-    const Living* living = list + chain;
-    const Living* end = list + std::min(chain + kMaxLivingChain, count);
+    int64_t living = chain;
+    const int64_t end = std::min(chain + kMaxLivingChain, list.count);
     for (; living + kSets <= end; living += kSets) {
-      unroll<kSets>([&](int set) FASTVISION_INLINE { add(living[set], set); });
+      unroll<kSets>([&](int set) FASTVISION_INLINE { add(living + set, set); });
     }
-    if (kSets > 1 && living != end) add(*living, 0);
+    if (kSets > 1 && living != end) add(living, 0);
     unroll<kSums>([&](int i) FASTVISION_INLINE {
       const Vec total = kSets > 1 ? sum[0][i] + sum[kSets - 1][i] : sum[0][i];
       (Vec::loadu(sums + i * kLanes) + total).store(sums + i * kLanes);
@@ -62,7 +62,7 @@ __attribute__((noinline)) void add_living(const float* input, int64_t input_row,
   }
 }
 
-using AddLiving = void (*)(const float*, int64_t, const Living*, int64_t, float*);
+using AddLiving = void (*)(const float*, int64_t, const LivingList&, float*);
 
 constexpr int rows_at_once(int vectors) {
   return std::min(kMaxRows, kMaxSums / vectors);
@@ -99,7 +99,7 @@ class SparseGradWeight {
         width_((p.conv_w - 1) * p.stride_w + p.kernel_w),
         tile_rows_(std::min(kTileRows, p.out_h)),
         tile_columns_(ceil_div(p.out_w, ceil_div(p.out_w, kTilePixels / tile_rows_))),
-        list_size_(tile_rows_ * tile_columns_ + kListPadding) {
+        list_size_(ceil_div(tile_rows_ * tile_columns_ + kLanes, 16) * 16 + kListPadding) {
     const int64_t bytes = 4 * row_size() * blocks_;
     const int64_t rows = std::max<int64_t>(kBandBytes / bytes - input_rows(1), 0) / (p.pool_stride_h * p.stride_h) + 1;
     band_rows_ = std::min(p.out_h, rows > tile_rows_ ? rows / tile_rows_ * tile_rows_ : rows);
@@ -112,10 +112,13 @@ class SparseGradWeight {
     auto* parts = static_cast<float*>(context.allocate(sizeof(float) * parts_ * part_size()));
     std::atomic<bool> finite = true;
     context.parallel_for(parts_, [&](int64_t begin, int64_t end) {
-      FloatScratch strip(strip_size()), gradients(tile_columns_ * out_), pixels(p_.in_w * in_);
-      std::vector<Living> lists(out_ * list_size_);
-      std::vector<int32_t> counts(out_);
-      const Scratch scratch{strip.data(), gradients.data(), pixels.data(), lists.data(), counts.data()};
+      FloatScratch strip(strip_size()), pixels(p_.in_w * in_), gradients(out_ * row_pixels()),
+          list_gradients(out_ * list_size_);
+      std::vector<uint8_t> codes(out_ * row_pixels());
+      std::vector<int32_t> offsets(p_.pool_kernel_h * p_.pool_kernel_w * row_pixels()), list_offsets(out_ * list_size_);
+      std::vector<int64_t> counts(out_);
+      const Scratch scratch{strip.data(),     pixels.data(),       gradients.data(),      codes.data(),
+                            offsets.data(),   list_offsets.data(), list_gradients.data(), counts.data()};
       std::fill_n(strip.data(), strip_size(), 0.f);
       for (int64_t i = begin; i < end; ++i) {
         if (!add_part(i, scratch, parts + i * part_size())) finite = false;
@@ -130,23 +133,32 @@ class SparseGradWeight {
 
  private:
   struct Scratch {
-    float* strip;      // inputs of a band, [block][row][column][channel]
-    float* gradients;  // of a row of a tile, [column][channel]
-    float* pixels;     // one row of inputs, channels_last
-    Living* lists;     // of a tile, [channel][winner]
-    int32_t* counts;
+    float* strip;   // inputs of a band, [block][row][column][channel]
+    float* pixels;  // one row of inputs, channels_last
+    // One pooled row of a tile: gradients and selection as [channel][column], and where the inputs of the
+    // winners lie in a block of the strip, [place in the window][column].
+    float* gradients;
+    uint8_t* codes;
+    int32_t* offsets;
+    // The tile's living, [channel][winner].
+    int32_t* list_offsets;
+    float* list_gradients;
+    int64_t* counts;
   };
-  // What is written behind a list's end; and neighbouring lists must not share a set of L1.
-  static constexpr int64_t kListPadding = 9;
+  static constexpr int64_t kListPadding = 16;  // neighbouring lists must not share a set of L1
 
   int64_t row_size() const { return width_ * block_; }
+  int64_t row_pixels() const { return ceil_div(tile_columns_, kLanes) * kLanes; }
+  LivingList list_of(const Scratch& s, int64_t channel) const {
+    return {s.list_offsets + channel * list_size_, s.list_gradients + channel * list_size_, s.counts[channel]};
+  }
   int64_t input_rows(int64_t rows) const {
     const int64_t conv_rows = std::min((rows - 1) * p_.pool_stride_h + p_.pool_kernel_h, p_.conv_h);
     return (conv_rows - 1) * p_.stride_h + (p_.kernel_h - 1) * p_.dilation_h + 1;
   }
   // The last vector of a row may reach beyond it.
   int64_t strip_size() const { return blocks_ * block_rows_ * row_size() + kLanes; }
-  // Sums of one output channel: [block][kernel row][vector], the last vector is the bias' gradient.
+  // Sums of one output channel: [block][kernel row][vector], then lanes of the bias' gradient.
   int64_t kernel_size() const { return p_.kernel_h * vectors_ * kLanes; }
   int64_t channel_sums() const { return blocks_ * kernel_size() + kLanes; }
   int64_t part_size() const { return p_.out_channels * channel_sums(); }
@@ -173,7 +185,8 @@ class SparseGradWeight {
     for (int64_t y = first; y < last; y += tile_rows_) {
       for (int64_t x = 0; x < p_.out_w; x += tile_columns_) {
         const PooledTile tile{image, y, std::min(y + tile_rows_, last), x, std::min(x + tile_columns_, p_.out_w)};
-        list_living(tile, top.begin, group, s, sums);
+        list_living(tile, top.begin, group, s);
+        add_bias(group, s, sums);
         if (tensors_.grad_weight) add_tile(group, s, sums);
       }
     }
@@ -212,7 +225,9 @@ class SparseGradWeight {
     }
     for (int64_t b = 0; b < blocks_; ++b, target += block_rows_ * row_size()) {
       const int64_t channels = std::min(block_, in_ - b * block_);
-      if (planar) {
+      if (planar && block_ < kLanes) {
+        interleave(row, columns, target);
+      } else if (planar) {
         transpose(row + b * block_ * p_.input_strides.c, p_.input_strides.c, channels, columns, target, block_);
       } else {
         for (int64_t x = 0; x < columns; ++x) {
@@ -222,41 +237,68 @@ class SparseGradWeight {
     }
   }
 
-  // Lists the tile's winners by output channel, and adds their gradients to the bias'.
-  void list_living(const PooledTile& tile, int64_t first_conv_row, int64_t group, const Scratch& s, float* sums) const {
-    const PooledGradient from{tensors_.grad_output, tensors_.selection};
-    std::array<int32_t, 256> places{};  // of the winner from the window's first pixel, by code
-    for (int64_t place = 0; place < p_.pool_kernel_h * p_.pool_kernel_w; ++place) {
-      places[place] = static_cast<int32_t>(place / p_.pool_kernel_w * p_.stride_h * row_size() +
-                                           place % p_.pool_kernel_w * p_.stride_w * block_);
-    }
-    std::fill_n(s.counts, out_, 0);
-    const int64_t columns = tile.last_column - tile.first_column;
-    float* bias = sums + group * out_ * channel_sums() + blocks_ * kernel_size();
-    for (int64_t y = tile.first_row; y < tile.last_row; ++y) {
-      load_gradients(p_, from, {tile.image, y, tile.first_column, columns, group * out_, out_}, s.gradients);
-      const int64_t row = (y * p_.pool_stride_h - p_.pool_pad_h - first_conv_row) * p_.stride_h * row_size();
-      for (int64_t x = 0; x < columns; ++x) {
-        const int64_t column = (tile.first_column + x) * p_.pool_stride_w - p_.pool_pad_w;
-        const uint8_t* codes = selection_at(p_, from, tile.image, y, tile.first_column + x) + group * out_;
-        const float* gradients = s.gradients + x * out_;
-        list_pixel(codes, gradients, places, static_cast<int32_t>(row + column * p_.stride_w * block_), s);
-      }
-    }
-    for (int64_t o = 0; o < out_; ++o) {
-      float sum = 0;
-      const Living* list = s.lists + o * list_size_;
-      for (int64_t i = 0; i < s.counts[o]; ++i) sum += list[i].gradient;
-      bias[o * channel_sums()] += sum;
+  // A square with missing rows takes the transpose several times as long.
+  template <class T>
+  void interleave(const T* row, int64_t columns, float* target) const {
+    for (int64_t c = 0; c < in_; ++c, row += p_.input_strides.c) {
+      for (int64_t x = 0; x < columns; ++x) target[x * in_ + c] = static_cast<float>(row[x]);
     }
   }
 
-  void list_pixel(const uint8_t* __restrict codes, const float* gradients, const std::array<int32_t, 256>& places,
-                  int32_t offset, const Scratch& s) const {
-    Living* list = s.lists;
-    for (int64_t o = 0; o < out_; ++o, list += list_size_) {
-      list[s.counts[o]] = {offset + places[codes[o]], gradients[o]};
-      s.counts[o] += codes[o] != kDead;
+  // Lists the tile's living by output channel.
+  void list_living(const PooledTile& tile, int64_t first_conv_row, int64_t group, const Scratch& s) const {
+    const PooledGradient from{tensors_.grad_output, tensors_.selection};
+    const int64_t columns = tile.last_column - tile.first_column;
+    std::fill_n(s.counts, out_, 0);
+    for (int64_t y = tile.first_row; y < tile.last_row; ++y) {
+      load_gradient_rows(p_, from, {tile.image, y, tile.first_column, columns, group * out_, out_}, s.gradients,
+                         row_pixels());
+      transpose_codes(selection_at(p_, from, tile.image, y, tile.first_column) + group * out_, p_.out_channels,
+                      columns, out_, s.codes, row_pixels());
+      locate_winners(y * p_.pool_stride_h - p_.pool_pad_h - first_conv_row,
+                     tile.first_column * p_.pool_stride_w - p_.pool_pad_w, columns, s.offsets);
+      for (int64_t o = 0; o < out_; ++o) append_row(o, columns, s);
+    }
+  }
+
+  // Where the inputs of each place of the windows lie; the first window starts at (row, column) of the band's
+  // convolution outputs. Places outside of the image never win.
+  void locate_winners(int64_t row, int64_t column, int64_t columns, int32_t* offsets) const {
+    for (int64_t r = 0; r < p_.pool_kernel_h; ++r) {
+      for (int64_t c = 0; c < p_.pool_kernel_w; ++c, offsets += row_pixels()) {
+        const int64_t first = (row + r) * p_.stride_h * row_size() + (column + c) * p_.stride_w * block_;
+        const int64_t step = p_.pool_stride_w * p_.stride_w * block_;
+        for (int64_t x = 0; x < columns; ++x) offsets[x] = static_cast<int32_t>(first + x * step);
+      }
+    }
+  }
+
+  void append_row(int64_t channel, int64_t columns, const Scratch& s) const {
+    const uint8_t* codes = s.codes + channel * row_pixels();
+    const float* gradients = s.gradients + channel * row_pixels();
+    int32_t* list_offsets = s.list_offsets + channel * list_size_;
+    float* list_gradients = s.list_gradients + channel * list_size_;
+    int64_t count = s.counts[channel];
+    for (int64_t x = 0; x < columns; x += kLanes) {
+      const Vec gradient = Vec::loadu(gradients + x);
+      const int32_t* offsets = s.offsets + x;
+      for (int64_t place = 0; place < p_.pool_kernel_h * p_.pool_kernel_w; ++place, offsets += row_pixels()) {
+        append_living(load_offsets(offsets), gradient, bytes_equal(codes + x, static_cast<uint8_t>(place)),
+                      list_offsets, list_gradients, count);
+      }
+    }
+    s.counts[channel] = count;
+  }
+
+  void add_bias(int64_t group, const Scratch& s, float* sums) const {
+    float* bias = sums + group * out_ * channel_sums() + blocks_ * kernel_size();
+    for (int64_t o = 0; o < out_; ++o, bias += channel_sums()) {
+      const LivingList list = list_of(s, o);
+      Vec sum(0.f);
+      int64_t i = 0;
+      for (; i + kLanes <= list.count; i += kLanes) sum = sum + Vec::loadu(list.gradients + i);
+      if (i < list.count) sum = sum + Vec::loadu(list.gradients + i, list.count - i);
+      (Vec::loadu(bias) + sum).store(bias);
     }
   }
 
@@ -271,7 +313,7 @@ class SparseGradWeight {
         float* target =
             sums + group * out_ * channel_sums() + b * kernel_size() + first * vectors_ * kLanes;
         for (int64_t o = 0; o < out_; ++o, target += channel_sums()) {
-          add(input, input_row, s.lists + o * list_size_, s.counts[o], target);
+          add(input, input_row, list_of(s, o), target);
         }
       }
     }
@@ -281,7 +323,10 @@ class SparseGradWeight {
     float* sums = parts + channel * channel_sums();
     add_parts(sums, channel_sums(), parts_, part_size());
     visit_dtype(p_.dtype, [&]<class T>() {
-      if (tensors_.grad_bias) static_cast<T*>(tensors_.grad_bias)[channel] = T(sums[blocks_ * kernel_size()]);
+      if (tensors_.grad_bias) {
+        const float* bias = sums + blocks_ * kernel_size();
+        static_cast<T*>(tensors_.grad_bias)[channel] = T(std::accumulate(bias, bias + kLanes, 0.f));
+      }
       if (!tensors_.grad_weight) return;
       T* weight = static_cast<T*>(tensors_.grad_weight) + channel * in_ * p_.kernel_h * p_.kernel_w;
       for (int64_t c = 0; c < in_; ++c) {

@@ -89,17 +89,36 @@ void spread_row(const ConvPool2d& p, const GradientRow& row, int64_t y, const Wi
   }
 }
 
+template <class T>
+const T* first_gradient(const ConvPool2d& p, const PooledGradient& from, const PooledPixels& at) {
+  const ImageStrides& s = p.output_strides;
+  return static_cast<const T*>(from.grad_output) + at.image * s.n + at.first_channel * s.c + at.row * s.h +
+         at.first_column * s.w;
+}
+
 }  // namespace
 
 void load_gradients(const ConvPool2d& p, const PooledGradient& from, const PooledPixels& at, float* target) {
   const ImageStrides& s = p.output_strides;
   visit_dtype(p.dtype, [&]<class T>() {
-    const T* source = static_cast<const T*>(from.grad_output) + at.image * s.n + at.first_channel * s.c + at.row * s.h +
-                      at.first_column * s.w;
+    const T* source = first_gradient<T>(p, from, at);
     if (s.c == 1) {
       for (int64_t x = 0; x < at.columns; ++x) convert_row(source + x * s.w, target + x * at.channels, at.channels);
     } else {
       transpose(source, s.c, at.channels, at.columns, target, at.channels);
+    }
+  });
+}
+
+void load_gradient_rows(const ConvPool2d& p, const PooledGradient& from, const PooledPixels& at, float* target,
+                        int64_t stride) {
+  const ImageStrides& s = p.output_strides;
+  visit_dtype(p.dtype, [&]<class T>() {
+    const T* source = first_gradient<T>(p, from, at);
+    if (s.w == 1) {
+      for (int64_t c = 0; c < at.channels; ++c) convert_row(source + c * s.c, target + c * stride, at.columns);
+    } else {
+      transpose(source, s.w, at.columns, at.channels, target, stride);
     }
   });
 }

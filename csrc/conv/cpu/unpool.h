@@ -20,6 +20,10 @@ struct PooledPixels {
 // Their gradients as fp32, [column][channel].
 void load_gradients(const ConvPool2d& problem, const PooledGradient& from, const PooledPixels& at, float* target);
 
+// The same as [channel][column], rows `stride` apart.
+void load_gradient_rows(const ConvPool2d& problem, const PooledGradient& from, const PooledPixels& at, float* target,
+                        int64_t stride);
+
 // The selection of channel 0 of a pixel.
 inline const uint8_t* selection_at(const ConvPool2d& p, const PooledGradient& from, int64_t image, int64_t row,
                                    int64_t column) {
