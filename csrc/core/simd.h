@@ -18,7 +18,9 @@
 namespace fastvision {
 
 using Vec = at::vec::Vectorized<float>;
+using IntVec = at::vec::Vectorized<int32_t>;
 constexpr int64_t kLanes = Vec::size();
+static_assert(IntVec::size() == kLanes);
 
 // f(0), f(1), ... f(Count - 1) with compile-time arguments. A loop over an array of vectors would leave
 // the array in memory: GCC gives its elements registers before it unrolls.
@@ -84,6 +86,25 @@ inline FASTVISION_INLINE uint32_t bytes_equal(const uint8_t* bytes, uint8_t valu
   uint32_t mask = 0;
   for (int64_t lane = 0; lane < kLanes; ++lane) mask |= static_cast<uint32_t>(bytes[lane] == value) << lane;
   return mask;
+#endif
+}
+
+// table[byte] for each of kLanes bytes. The table has kTableSize entries; a byte beyond finds any of them.
+constexpr int64_t kTableSize = 16;
+inline FASTVISION_INLINE IntVec lookup(const int32_t* table, const uint8_t* bytes) {
+#if defined(CPU_CAPABILITY_AVX512)
+  const __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+  return _mm512_permutexvar_epi32(index, IntVec::loadu(table));
+#elif defined(CPU_CAPABILITY_AVX2)
+  const __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
+  const __m256 low = _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(IntVec::loadu(table), index));
+  const __m256 high = _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(IntVec::loadu(table + kLanes), index));
+  const __m256 is_high = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));  // bit 3 to where the blend looks
+  return _mm256_castps_si256(_mm256_blendv_ps(low, high, is_high));
+#else
+  int32_t found[kLanes];
+  for (int64_t lane = 0; lane < kLanes; ++lane) found[lane] = table[bytes[lane] % kTableSize];
+  return IntVec::loadu(found);
 #endif
 }
 

@@ -17,16 +17,11 @@ struct LivingList {
 };
 
 // Adds to a list the lanes of one vector whose bit is set. The list needs room for kLanes more than it holds.
-// `offsets` are integers in a vector of floats: they are moved, not computed with.
-inline FASTVISION_INLINE void append_living(const Vec& offsets, const Vec& gradients, uint32_t mask,
+inline FASTVISION_INLINE void append_living(const IntVec& offsets, const Vec& gradients, uint32_t mask,
                                             int32_t* list_offsets, float* list_gradients, int64_t& count) {
-  compress(offsets, mask).store(list_offsets + count);
+  compress(std::bit_cast<Vec>(offsets), mask).store(list_offsets + count);
   compress(gradients, mask).store(list_gradients + count);
   count += std::popcount(mask);
-}
-
-inline FASTVISION_INLINE Vec load_offsets(const int32_t* offsets) {
-  return Vec::loadu(offsets);
 }
 
 // The selection (conv.h) of some pixels, `pixel_stride` apart, as [channel][pixel]. Rows of the result are

@@ -70,7 +70,7 @@ class WinnerLists {
  private:
   void add(int64_t column, const uint8_t* codes, const Vec& gradients, int64_t channel,
            std::array<int64_t, kMaxPool * kMaxPool>& counts) {
-    const Vec offsets = load_offsets(offsets_.data() + channel);
+    const IntVec offsets = IntVec::loadu(offsets_.data() + channel);
     float* list = lists_.data() + column * places_ * 2 * size_;
     for (int64_t place = 0; place < places_; ++place, list += 2 * size_) {
       append_living(offsets, gradients, bytes_equal(codes, static_cast<uint8_t>(place)),

@@ -115,7 +115,7 @@ class SparseGradWeight {
       FloatScratch strip(strip_size()), pixels(p_.in_w * in_), gradients(out_ * row_pixels()),
           list_gradients(out_ * list_size_);
       std::vector<uint8_t> codes(out_ * row_pixels());
-      std::vector<int32_t> offsets(p_.pool_kernel_h * p_.pool_kernel_w * row_pixels()), list_offsets(out_ * list_size_);
+      std::vector<int32_t> offsets(row_pixels()), list_offsets(out_ * list_size_);
       std::vector<int64_t> counts(out_);
       const Scratch scratch{strip.data(),     pixels.data(),       gradients.data(),      codes.data(),
                             offsets.data(),   list_offsets.data(), list_gradients.data(), counts.data()};
@@ -135,8 +135,8 @@ class SparseGradWeight {
   struct Scratch {
     float* strip;   // inputs of a band, [block][row][column][channel]
     float* pixels;  // one row of inputs, channels_last
-    // One pooled row of a tile: gradients and selection as [channel][column], and where the inputs of the
-    // winners lie in a block of the strip, [place in the window][column].
+    // One pooled row of a tile: gradients and selection as [channel][column], and where in a block of the
+    // strip the inputs of the windows begin.
     float* gradients;
     uint8_t* codes;
     int32_t* offsets;
@@ -255,39 +255,49 @@ class SparseGradWeight {
                          row_pixels());
       transpose_codes(selection_at(p_, from, tile.image, y, tile.first_column) + group * out_, p_.out_channels,
                       columns, out_, s.codes, row_pixels());
-      locate_winners(y * p_.pool_stride_h - p_.pool_pad_h - first_conv_row,
+      locate_windows(y * p_.pool_stride_h - p_.pool_pad_h - first_conv_row,
                      tile.first_column * p_.pool_stride_w - p_.pool_pad_w, columns, s.offsets);
-      for (int64_t o = 0; o < out_; ++o) append_row(o, columns, s);
+      append_row(columns, s);
     }
   }
 
-  // Where the inputs of each place of the windows lie; the first window starts at (row, column) of the band's
-  // convolution outputs. Places outside of the image never win.
-  void locate_winners(int64_t row, int64_t column, int64_t columns, int32_t* offsets) const {
-    for (int64_t r = 0; r < p_.pool_kernel_h; ++r) {
-      for (int64_t c = 0; c < p_.pool_kernel_w; ++c, offsets += row_pixels()) {
-        const int64_t first = (row + r) * p_.stride_h * row_size() + (column + c) * p_.stride_w * block_;
-        const int64_t step = p_.pool_stride_w * p_.stride_w * block_;
-        for (int64_t x = 0; x < columns; ++x) offsets[x] = static_cast<int32_t>(first + x * step);
-      }
-    }
+  // Where the inputs of each window's first place lie; that of the first window is (row, column) of the band's
+  // convolution outputs. A place outside of the image never wins.
+  void locate_windows(int64_t row, int64_t column, int64_t columns, int32_t* offsets) const {
+    const int64_t first = row * p_.stride_h * row_size() + column * p_.stride_w * block_;
+    const int64_t step = p_.pool_stride_w * p_.stride_w * block_;
+    for (int64_t x = 0; x < columns; ++x) offsets[x] = static_cast<int32_t>(first + x * step);
   }
 
-  void append_row(int64_t channel, int64_t columns, const Scratch& s) const {
-    const uint8_t* codes = s.codes + channel * row_pixels();
-    const float* gradients = s.gradients + channel * row_pixels();
-    int32_t* list_offsets = s.list_offsets + channel * list_size_;
-    float* list_gradients = s.list_gradients + channel * list_size_;
-    int64_t count = s.counts[channel];
-    for (int64_t x = 0; x < columns; x += kLanes) {
-      const Vec gradient = Vec::loadu(gradients + x);
-      const int32_t* offsets = s.offsets + x;
-      for (int64_t place = 0; place < p_.pool_kernel_h * p_.pool_kernel_w; ++place, offsets += row_pixels()) {
-        append_living(load_offsets(offsets), gradient, bytes_equal(codes + x, static_cast<uint8_t>(place)),
-                      list_offsets, list_gradients, count);
-      }
+  std::array<int32_t, kTableSize> place_offsets() const {
+    std::array<int32_t, kTableSize> places{};
+    for (int64_t i = 0; i < p_.pool_kernel_h * p_.pool_kernel_w; ++i) {
+      places[i] = static_cast<int32_t>(i / p_.pool_kernel_w * p_.stride_h * row_size() +
+                                       i % p_.pool_kernel_w * p_.stride_w * block_);
     }
-    s.counts[channel] = count;
+    return places;
+  }
+
+  __attribute__((noinline)) void append_row(int64_t columns, const Scratch& s) const {
+    const std::array<int32_t, kTableSize> places = place_offsets();
+    const uint8_t* codes = s.codes;
+    const float* gradients = s.gradients;
+    int32_t* list_offsets = s.list_offsets;
+    float* list_gradients = s.list_gradients;
+    constexpr uint32_t kAllLanes = (1u << kLanes) - 1;
+    for (int64_t o = 0; o < out_; ++o) {
+      int64_t count = s.counts[o];
+      for (int64_t x = 0; x < columns; x += kLanes) {
+        const IntVec offsets = IntVec::loadu(s.offsets + x) + lookup(places.data(), codes + x);
+        append_living(offsets, Vec::loadu(gradients + x), bytes_equal(codes + x, kDead) ^ kAllLanes, list_offsets,
+                      list_gradients, count);
+      }
+      s.counts[o] = count;
+      codes += row_pixels();
+      gradients += row_pixels();
+      list_offsets += list_size_;
+      list_gradients += list_size_;
+    }
   }
 
   void add_bias(int64_t group, const Scratch& s, float* sums) const {
