@@ -1,6 +1,7 @@
 """Gradients of conv2d_pool2d: first and second order, on every instruction set."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -57,6 +58,57 @@ def test_gradients_agree_with_float64(capability, problem):
 @by_sample
 def test_sample_gradients_agree_with_float64(capability, no_winograd, problem):
     check_gradients(problem)
+
+
+# Behind a max-pool the CPU kernels go from winner to winner, in tiles, chunks and bands: problems with several of each,
+# and at the edges of what they take.
+MAX_POOLED = {
+    "tiles_and_chunks": Problem(batch=1, channels=40, out_channels=150, height=60, width=150),
+    "bands_of_one_image": Problem(batch=1, channels=9, out_channels=20, height=130, width=30, options={"padding": 1}),
+    "many_channels": Problem(batch=3, channels=70, out_channels=70, height=12, width=11, layout="channels_last"),
+    "overlapping": Problem(height=20, channels=12, options={"pool_kernel_size": 3, "pool_stride": 2, "padding": 2}),
+    "every_pixel": Problem(channels=8, options={"pool_kernel_size": 2, "pool_stride": 1}),
+    "gaps": Problem(height=31, width=28, channels=8, options={"pool_stride": 7, "padding": 1}),
+    "pool_padding": Problem(channels=9, options={"pool_padding": 1, "padding": (2, 3), "ceil_mode": True}),
+    "pool_padding_of_three": Problem(
+        channels=9, options={"pool_kernel_size": 3, "pool_stride": (3, 2), "pool_padding": 1, "padding": (0, 3)}
+    ),
+    "wide_window": Problem(height=18, width=20, channels=5, options={"pool_kernel_size": 4}),
+    "wider_window": Problem(height=18, width=20, channels=5, options={"pool_kernel_size": (5, 4)}),
+    "grouped": Problem(channels=27, out_channels=45, options={"groups": 3}),
+    "one_channel": Problem(channels=1, height=40, width=40),
+    "six_channels": Problem(channels=6, kernel_size=(5, 5), height=20, options={"padding": 2}),
+    "seven_by_seven": Problem(channels=3, kernel_size=(7, 7), height=30, width=33, options={"stride": 2, "padding": 3}),
+    "four_by_two": Problem(channels=18, kernel_size=(4, 2), height=20, options={"dilation": (2, 1), "stride": (1, 2)}),
+    "without_relu": Problem(channels=16, options={"activation": "none"}),
+    "bfloat16": Problem(channels=20, height=30, dtype=torch.bfloat16),
+    "float16": Problem(channels=20, height=30, dtype=torch.float16, layout="channels_last", weight_layout="channels_last"),
+}
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("problem", MAX_POOLED.values(), ids=MAX_POOLED)
+def test_gradients_behind_a_max_pool_agree_with_float64(capability, problem, layout):
+    check_gradients(replace(problem, layout=layout))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8, 40])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_rms_error_of_gradients_behind_a_max_pool_is_at_most_stocks(capability, channels, batch):
+    # Integers, so that the choices are the same in every precision; the gradients are rounded all the same.
+    problem = Problem(batch=batch, channels=channels, height=60, width=60, out_channels=80, options={"padding": 1})
+    ours, stocks = [0.0] * 3, [0.0] * 3
+    for seed in range(2):
+        tensors = problem.tensors(seed, integers=True)
+        grad_output = torch.randn(stock(*tensors, **problem.options).shape)
+        expected = gradients(stock, problem, in_double(tensors), grad_output)
+        for errors, function in ((ours, conv2d_pool2d), (stocks, stock)):
+            actual = gradients(function, problem, tensors, grad_output)
+            for i in range(3):
+                errors[i] += rms(actual[i] - expected[i])
+    # Window by window, sums of the input's gradient go to memory more often than stock's.
+    limits = [RMS_LIMITS[capability] * more for more in (1.15, 1, 1)]
+    assert all(a <= limit * s for a, limit, s in zip(ours, limits, stocks, strict=True)), (ours, stocks)
 
 
 @pytest.mark.parametrize("options", [{}, {"pool_kernel_size": 3, "pool_stride": 1}, {"activation": "none"}])
@@ -169,6 +221,21 @@ def test_nan_gradients_go_where_stock_puts_them(capability, pool, activation):
         torch.testing.assert_close(a, e, equal_nan=True)
 
 
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@pytest.mark.parametrize("where", ["input", "weight"])
+def test_zero_gradients_times_infinity_are_nan(capability, where, value):
+    problem = Problem(batch=3, channels=9)
+    tensors = problem.tensors(integers=True)
+    tensors[("input", "weight").index(where)][1, 2, 1, 1] = value
+    grad_output = integer_gradient(stock(*tensors).shape, torch.float32)
+    actual = gradients(conv2d_pool2d, problem, tensors, grad_output)
+    for a, e in zip(actual, gradients(stock, problem, tensors, grad_output), strict=True):
+        # At the border of the image zeros from outside meet the weight too.
+        known = ~a.isnan() if where == "weight" else torch.ones_like(a, dtype=bool)
+        torch.testing.assert_close(a[known], e[known], equal_nan=where == "input")
+        assert a.isnan().any() or not e.isnan().any()
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 9, 11), (0, 3, 6, 6)])
 def test_empty_batch(capability, shape):
     _, *parameters = SAMPLES["plain"].tensors()
@@ -239,11 +306,12 @@ def test_forward_mode_agrees_with_stock(capability):
     torch.testing.assert_close(derivative(conv2d_pool2d), derivative(stock))
 
 
+@pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("name", ["tails", "padded", "average", "grouped", "strided_dilated"])
-def test_one_and_two_intraop_threads_agree_bit_for_bit(capability, intraop_threads, name):
+def test_one_and_two_intraop_threads_agree_bit_for_bit(capability, intraop_threads, name, batch):
     if name == "grouped" and capability == "emulated":
         pytest.skip("the CUDA kernels leave groups to stock, whose result depends on the number of threads")
-    problem = Problem(**(vars(SAMPLES[name]) | {"batch": 4, "height": 40, "width": 40}))
+    problem = replace(SAMPLES[name], batch=batch, height=80, width=40)
     tensors = problem.tensors()
     grad_output = torch.randn(stock(*tensors, **problem.options).shape)
     intraop_threads(1)

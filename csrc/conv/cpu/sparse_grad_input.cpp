@@ -25,9 +25,10 @@ static_assert(kMaxChunk <= kMaxLivingChain);
 // Pooled pixels of a row at once: their lists stay in L2.
 constexpr int64_t kMaxColumns = 64;
 
-// Units of work that a few images are cut into, for threads; a band repeats the work of the windows on its edge.
+// Images are cut into bands of rows for threads: so many units of work there are at least, if the images have the
+// rows. A band repeats the windows on its edge.
 constexpr int64_t kUnits = 4;
-constexpr int64_t kMinBandRows = 24;
+constexpr int64_t kMinBandRows = 24, kMaxBandRows = 64;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -134,8 +135,8 @@ class SparseGradInput {
         rows_(p.pool_kernel_h + kKernel - 1),
         width_(std::max((p.out_w - 1) * p.pool_stride_w + p.pool_kernel_w + kKernel - 1,
                         p.pool_pad_w + p.pad_left + p.in_w)),
-        bands_(std::clamp<int64_t>(ceil_div(kUnits, p.batch * p.groups), 1,
-                                   std::max<int64_t>(p.in_h / kMinBandRows, 1))) {}
+        bands_(std::clamp(ceil_div(kUnits, p.batch * p.groups), ceil_div(p.in_h, kMaxBandRows),
+                          ceil_div(p.in_h, kMinBandRows))) {}
 
   bool run(Context& context) {
     auto* weights = static_cast<float*>(context.allocate(sizeof(float) * p_.groups * blocks_ * block_weights()));

@@ -20,7 +20,7 @@ constexpr int kMaxSums = 10;
 constexpr int kMaxRows = 3;
 constexpr int kMaxVectors = 7;
 // Fewer sums than these wait for each other's additions: two winners at once have two sets of them.
-constexpr int kMinSums = 6;
+constexpr int kMinSums = 7;
 
 // Pooled pixels of a tile: a block of the inputs under them stays in L1, their lists in L2.
 constexpr int64_t kTilePixels = 1024 / kLanes;
