@@ -82,7 +82,9 @@ MAX_POOLED = {
     "four_by_two": Problem(channels=18, kernel_size=(4, 2), height=20, options={"dilation": (2, 1), "stride": (1, 2)}),
     "without_relu": Problem(channels=16, options={"activation": "none"}),
     "bfloat16": Problem(channels=20, height=30, dtype=torch.bfloat16),
-    "float16": Problem(channels=20, height=30, dtype=torch.float16, layout="channels_last", weight_layout="channels_last"),
+    "float16": Problem(
+        channels=20, height=30, dtype=torch.float16, layout="channels_last", weight_layout="channels_last"
+    ),
 }
 
 

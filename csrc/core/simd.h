@@ -79,8 +79,8 @@ inline FASTVISION_INLINE uint32_t bytes_equal(const uint8_t* bytes, uint8_t valu
   return _mm_cmpeq_epi8_mask(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)),
                              _mm_set1_epi8(static_cast<char>(value)));
 #elif defined(CPU_CAPABILITY_AVX2)
-  const __m128i equal = _mm_cmpeq_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)),
-                                       _mm_set1_epi8(static_cast<char>(value)));
+  const __m128i equal =
+      _mm_cmpeq_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)), _mm_set1_epi8(static_cast<char>(value)));
   return static_cast<uint32_t>(_mm_movemask_epi8(equal)) & 0xff;
 #else
   uint32_t mask = 0;

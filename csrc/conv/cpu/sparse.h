@@ -7,6 +7,9 @@
 
 namespace fastvision {
 
+// Of the weight's gradient: a row of the kernel is held in as many registers.
+constexpr int kMaxSparseKernelWidth = 7;
+
 // Where the sparse kernels can run and are the faster choice.
 ConvGradients sparse_is_faster(const ConvPool2d& problem);
 

@@ -97,9 +97,8 @@ __attribute__((noinline)) void add_window(const WinnerLists& lists, int64_t pixe
   };
   const auto finish_row = [&](int row) FASTVISION_INLINE {
     float* target = rows[row] + column * kLanes;
-    unroll<kColumns>([&](int i) FASTVISION_INLINE {
-      (Vec::loadu(target + i * kLanes) + sum[row][i]).store(target + i * kLanes);
-    });
+    unroll<kColumns>(
+        [&](int i) FASTVISION_INLINE { (Vec::loadu(target + i * kLanes) + sum[row][i]).store(target + i * kLanes); });
   };
   unroll<kKernel - 1>([&](int row) FASTVISION_INLINE { start_row(row); });
   unroll<Pool>([&](auto y) FASTVISION_INLINE {
@@ -142,7 +141,8 @@ class SparseGradInput {
     auto* weights = static_cast<float*>(context.allocate(sizeof(float) * p_.groups * blocks_ * block_weights()));
     if (!pack_weights(weights, context)) return false;
     context.parallel_for(p_.batch * p_.groups * bands_, [&](int64_t begin, int64_t end) {
-      FloatScratch ring(blocks_ * rows_ * row_size()), gradients(kMaxColumns * chunk_), pixels(p_.in_w * blocks_ * kLanes);
+      FloatScratch ring(blocks_ * rows_ * row_size()), gradients(kMaxColumns * chunk_),
+          pixels(p_.in_w * blocks_ * kLanes);
       WinnerLists lists(p_.pool_kernel_h * p_.pool_kernel_w, chunk_);
       for (int64_t unit = begin; unit < end; ++unit) {
         add_band({ring.data(), gradients.data(), pixels.data(), &lists}, weights, unit);

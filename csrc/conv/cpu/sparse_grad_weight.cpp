@@ -18,7 +18,7 @@ namespace {
 // Registers of sums; the loop needs one for the gradient.
 constexpr int kMaxSums = 10;
 constexpr int kMaxRows = 3;
-constexpr int kMaxVectors = 7;
+constexpr int kMaxVectors = kMaxSparseKernelWidth;
 // Fewer sums than these wait for each other's additions: two winners at once have two sets of them.
 constexpr int kMinSums = 7;
 
@@ -117,8 +117,8 @@ class SparseGradWeight {
       std::vector<uint8_t> codes(out_ * row_pixels());
       std::vector<int32_t> offsets(row_pixels()), list_offsets(out_ * list_size_);
       std::vector<int64_t> counts(out_);
-      const Scratch scratch{strip.data(),     pixels.data(),       gradients.data(),      codes.data(),
-                            offsets.data(),   list_offsets.data(), list_gradients.data(), counts.data()};
+      const Scratch scratch{strip.data(),   pixels.data(),       gradients.data(),      codes.data(),
+                            offsets.data(), list_offsets.data(), list_gradients.data(), counts.data()};
       std::fill_n(strip.data(), strip_size(), 0.f);
       for (int64_t i = begin; i < end; ++i) {
         if (!add_part(i, scratch, parts + i * part_size())) finite = false;
@@ -253,8 +253,8 @@ class SparseGradWeight {
     for (int64_t y = tile.first_row; y < tile.last_row; ++y) {
       load_gradient_rows(p_, from, {tile.image, y, tile.first_column, columns, group * out_, out_}, s.gradients,
                          row_pixels());
-      transpose_codes(selection_at(p_, from, tile.image, y, tile.first_column) + group * out_, p_.out_channels,
-                      columns, out_, s.codes, row_pixels());
+      transpose_codes(selection_at(p_, from, tile.image, y, tile.first_column) + group * out_, p_.out_channels, columns,
+                      out_, s.codes, row_pixels());
       locate_windows(y * p_.pool_stride_h - p_.pool_pad_h - first_conv_row,
                      tile.first_column * p_.pool_stride_w - p_.pool_pad_w, columns, s.offsets);
       append_row(columns, s);
@@ -320,8 +320,7 @@ class SparseGradWeight {
         const int64_t first = p_.kernel_h * piece / pieces;
         const AddLiving add = add_living_for(p_.kernel_h * (piece + 1) / pieces - first, vectors_);
         const float* input = s.strip + b * block_rows_ * row_size() + first * input_row;
-        float* target =
-            sums + group * out_ * channel_sums() + b * kernel_size() + first * vectors_ * kLanes;
+        float* target = sums + group * out_ * channel_sums() + b * kernel_size() + first * vectors_ * kLanes;
         for (int64_t o = 0; o < out_; ++o, target += channel_sums()) {
           add(input, input_row, list_of(s, o), target);
         }
