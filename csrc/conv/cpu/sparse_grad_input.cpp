@@ -41,48 +41,46 @@ class WinnerLists {
   WinnerLists(int64_t places, int64_t chunk)
       : places_(places),
         size_(chunk + 2 * kLanes),  // whole vectors are stored
-        offsets_(chunk + kLanes),
-        lists_(kMaxColumns * places * 2 * size_),
+        channel_offsets_(chunk + kLanes),
+        offsets_(kMaxColumns * places * size_),
+        gradients_(kMaxColumns * places * size_),
         counts_(kMaxColumns * places) {
-    for (size_t o = 0; o < offsets_.size(); ++o) offsets_[o] = static_cast<int32_t>(o) * kTaps * kLanes;
+    for (size_t o = 0; o < channel_offsets_.size(); ++o) channel_offsets_[o] = static_cast<int32_t>(o) * kTaps * kLanes;
   }
 
   LivingList list(int64_t column, int64_t place) const {
     const int64_t index = column * places_ + place;
-    const float* start = lists_.data() + index * 2 * size_;
-    return {reinterpret_cast<const int32_t*>(start), start + size_, counts_[index]};
+    return {offsets_.data() + index * size_, gradients_.data() + index * size_, counts_[index]};
   }
 
-  void fill(int64_t column, const uint8_t* codes, const float* gradients, int64_t channels) {
+  __attribute__((noinline)) void fill(int64_t column, const uint8_t* codes, const float* gradients, int64_t channels) {
     std::array<int64_t, kMaxPool * kMaxPool> counts{};
-    for (int64_t o = 0; o < channels; o += kLanes) {
-      const int64_t count = std::min(kLanes, channels - o);
-      if (count == kLanes) {
-        add(column, codes + o, Vec::loadu(gradients + o), o, counts);
-      } else {
-        uint8_t last[kLanes];
-        std::fill(std::copy_n(codes + o, count, last), last + kLanes, kDead);
-        add(column, last, Vec::loadu(gradients + o, count), o, counts);
-      }
+    int64_t o = 0;
+    for (; o + kLanes <= channels; o += kLanes) add(column, codes + o, Vec::loadu(gradients + o), o, counts);
+    if (const int64_t rest = channels - o) {
+      uint8_t last[kLanes];
+      std::fill(std::copy_n(codes + o, rest, last), last + kLanes, kDead);
+      add(column, last, Vec::loadu(gradients + o, rest), o, counts);
     }
     for (int64_t place = 0; place < places_; ++place) counts_[column * places_ + place] = counts[place];
   }
 
  private:
-  void add(int64_t column, const uint8_t* codes, const Vec& gradients, int64_t channel,
-           std::array<int64_t, kMaxPool * kMaxPool>& counts) {
-    const IntVec offsets = IntVec::loadu(offsets_.data() + channel);
-    float* list = lists_.data() + column * places_ * 2 * size_;
-    for (int64_t place = 0; place < places_; ++place, list += 2 * size_) {
-      append_living(offsets, gradients, bytes_equal(codes, static_cast<uint8_t>(place)),
-                    reinterpret_cast<int32_t*>(list), list + size_, counts[place]);
+  FASTVISION_INLINE void add(int64_t column, const uint8_t* codes, const Vec& gradients, int64_t channel,
+                             std::array<int64_t, kMaxPool * kMaxPool>& counts) {
+    const IntVec offsets = IntVec::loadu(channel_offsets_.data() + channel);
+    int64_t at = column * places_ * size_;
+    for (int64_t place = 0; place < places_; ++place, at += size_) {
+      append_living(offsets, gradients, bytes_equal(codes, static_cast<uint8_t>(place)), offsets_.data() + at,
+                    gradients_.data() + at, counts[place]);
     }
   }
 
   int64_t places_, size_;
-  std::vector<int32_t> offsets_;  // of all channels
-  std::vector<float> lists_;      // [column][place][offset or gradient][channel]
-  std::vector<int64_t> counts_;
+  std::vector<int32_t> channel_offsets_;
+  std::vector<int32_t> offsets_;  // [column][place][channel]
+  std::vector<float> gradients_;  // the same
+  std::vector<int64_t> counts_;   // [column][place]
 };
 
 // Adds one pooled pixel's gradients to the window of inputs at `column` of `rows`. A row of the window leaves the
