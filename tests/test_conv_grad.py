@@ -95,14 +95,14 @@ def test_gradients_behind_a_max_pool_agree_with_float64(capability, problem, lay
 
 
 @pytest.mark.parametrize("channels", [1, 3, 8, 40])
-@pytest.mark.parametrize("batch", [1, 4])
-def test_rms_error_of_gradients_behind_a_max_pool_is_at_most_stocks(capability, channels, batch):
+def test_rms_error_of_gradients_behind_a_max_pool_is_at_most_stocks(capability, channels):
     # Integers, so that the choices are the same in every precision; the gradients are rounded all the same.
-    problem = Problem(batch=batch, channels=channels, height=60, width=60, out_channels=80, options={"padding": 1})
+    problem = Problem(batch=4, channels=channels, height=60, width=60, out_channels=80, options={"padding": 1})
     ours, stocks = [0.0] * 3, [0.0] * 3
     for seed in range(2):
         tensors = problem.tensors(seed, integers=True)
-        grad_output = torch.randn(stock(*tensors, **problem.options).shape)
+        generator = torch.Generator().manual_seed(seed)
+        grad_output = torch.randn(stock(*tensors, **problem.options).shape, generator=generator)
         expected = gradients(stock, problem, in_double(tensors), grad_output)
         for errors, function in ((ours, conv2d_pool2d), (stocks, stock)):
             actual = gradients(function, problem, tensors, grad_output)
