@@ -1,4 +1,7 @@
-"""Gradients of conv2d_pool2d: first and second order, on every instruction set."""
+"""Gradients of conv2d_pool2d: first and second order, on every instruction set.
+
+By the direct kernels, whose sums of integers are exact; test_conv_winograd.py has those by Winograd's algorithm.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 import fastvision
 from fastvision.ops import conv2d_pool2d
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_winograd")
 by_sample = pytest.mark.parametrize("problem", SAMPLES.values(), ids=SAMPLES)
 ALL = (True, True, True)
 
@@ -56,7 +59,7 @@ def test_gradients_agree_with_float64(capability, problem):
 
 
 @by_sample
-def test_sample_gradients_agree_with_float64(capability, no_winograd, problem):
+def test_sample_gradients_agree_with_float64(capability, problem):
     check_gradients(problem)
 
 

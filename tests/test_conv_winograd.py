@@ -11,6 +11,7 @@ from cases import (
     assert_accurate,
     assert_same_layout,
     exact,
+    gradients,
     in_double,
     raw_options,
     rms,
@@ -163,6 +164,56 @@ def test_selected_elements_are_the_outputs(capability, problem):
     chosen = windows.gather(-1, selection.where(alive, 0).long()[..., None])[..., 0]
     assert_accurate(output, chosen.where(alive, 0.0), scale=2)
     assert (windows.amax(-1)[~alive] < 1e-4).all()
+
+
+@by_large
+def test_gradients_are_those_of_the_selected_elements(capability, problem):
+    """Whatever rounding made of near-ties: forward and backward agree on it, and the gradients are exact given that."""
+    options = problem.options | {"pool_kernel_size": 2, "pool_stride": 2, "pool_padding": 0}
+    problem = Problem(**(vars(problem) | {"options": options}))
+    tensors, raw = problem.tensors(), raw_options(problem)
+    output, selection = torch.ops.fastvision.conv2d_pool2d_with_selection(*tensors, **raw)
+    grad_output = torch.randn_like(output)
+    actual = torch.ops.fastvision.conv2d_pool2d_backward(
+        grad_output, selection, *tensors[:2], [True, True, True], **raw
+    )
+    leaves = [t.requires_grad_() for t in in_double(tensors)]
+    sums = stock(*leaves, **options | {"pool": "none", "activation": "none"})
+    height, width = output.shape[2:]
+    windows = sums[:, :, : 2 * height, : 2 * width].unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
+    selection = selection.permute(0, 3, 1, 2)
+    chosen = windows.gather(-1, selection.where(selection != 255, 0).long()[..., None])[..., 0]
+    expected = torch.autograd.grad(chosen, leaves, grad_output.double().where(selection != 255, 0.0))
+    for a, e in zip(actual, expected, strict=True):
+        assert_accurate(a, e, scale=2 * max(1.0, e.abs().max().item()))
+
+
+@by_large
+@pytest.mark.parametrize("pool", ["avg", "none"])
+def test_gradients_without_a_choice_agree_with_float64(capability, problem, pool):
+    options = {"pool_kernel_size": 2, "pool_stride": 2} | problem.options | {"pool": pool, "activation": "none"}
+    problem = Problem(**(vars(problem) | {"options": options}))
+    tensors = problem.tensors()
+    grad_output = torch.randn(stock(*tensors, **options).shape)
+    expected = gradients(stock, problem, in_double(tensors), grad_output)
+    for a, e in zip(gradients(conv2d_pool2d, problem, tensors, grad_output), expected, strict=True):
+        assert_accurate(a, e, scale=2 * max(1.0, e.abs().max().item()))
+
+
+def test_rms_error_of_the_input_gradient(capability):
+    options = {"activation": "none", "pool": "none", "padding": 1}
+    problem = Problem(channels=64, height=24, width=24, out_channels=64, options=options)
+    tensors = problem.tensors()
+    grad_output = torch.randn(stock(*tensors, **options).shape, generator=torch.Generator().manual_seed(0))
+    (exact_gradient, *_), (ours, *_), (stocks, *_) = (
+        gradients(function, problem, t, grad_output)
+        for function, t in ((stock, in_double(tensors)), (conv2d_pool2d, tensors), (stock, tensors))
+    )
+    assert rms(ours - exact_gradient) <= 2.3 * RMS_LIMITS[capability] * rms(stocks - exact_gradient)
+    fastvision.backends.cpu.allow_winograd = False
+    direct, *_ = gradients(conv2d_pool2d, problem, tensors, grad_output)
+    fastvision.backends.cpu.allow_winograd = True
+    assert not torch.equal(ours, direct)
 
 
 @pytest.mark.parametrize("pool", POOLS)

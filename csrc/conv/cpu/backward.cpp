@@ -4,6 +4,7 @@
 #include "conv/cpu/forward.h"
 #include "conv/cpu/grad_weight.h"
 #include "conv/cpu/sparse.h"
+#include "conv/cpu/winograd.h"
 #include "core/scratch.h"
 #include "core/simd.h"
 
@@ -52,14 +53,22 @@ void flip_weight(const ConvPool2d& p, const T* weight, T* flipped, Context& cont
 
 void grad_input(const ConvPool2d& p, const ConvPool2dBackward& tensors, Context& context) {
   const ConvPool2d adjoint = adjoint_problem(p);
-  const DirectPlan plan = make_direct_plan(adjoint, kLanes, InputChoice::interleaved_strip);
   const int64_t weights = p.out_channels * (p.in_channels / p.groups) * p.kernel_h * p.kernel_w;
   void* flipped = context.allocate(weights * size_of(p.dtype));
   visit_dtype(p.dtype, [&]<class T>() {
     flip_weight(p, static_cast<const T*>(tensors.weight), static_cast<T*>(flipped), context);
   });
-  const GradientStrips strips(p, adjoint, plan, {tensors.grad_output, tensors.selection});
-  run({adjoint, plan, strips, nullptr, tensors.grad_input, nullptr}, flipped, nullptr, context);
+  const PooledGradient gradient{tensors.grad_output, tensors.selection};
+  if (winograd_applies(adjoint) && winograd_is_faster(adjoint)) {
+    const WinogradPlan plan = make_winograd_plan(adjoint, kLanes);
+    const GradientStrips strips(p, adjoint, plan.direct, gradient);
+    run(WinogradConvolution{adjoint, plan, strips, tensors.grad_input, nullptr, kBackwardChain}, flipped, nullptr,
+        context);
+  } else {
+    const DirectPlan plan = make_direct_plan(adjoint, kLanes, InputChoice::interleaved_strip);
+    const GradientStrips strips(p, adjoint, plan, gradient);
+    run(DirectConvolution{adjoint, plan, strips, nullptr, tensors.grad_input, nullptr}, flipped, nullptr, context);
+  }
 }
 
 }  // namespace

@@ -15,22 +15,6 @@ enum class Algorithm : uint8_t { stock, direct, pointwise, winograd, winograd_pl
 // Fewer output channels per group leave most of a vector idle: depthwise convolution is stock's.
 constexpr int64_t kMinGroupChannels = 8;
 
-// Winograd needs channels, or its transforms cost more than the products they save, and its rounding error, which does
-// not grow with the channels, is more than 2.3 times that of a short sum (with AVX-512 stock's sums are more exact).
-#if defined(CPU_CAPABILITY_AVX512)
-constexpr int64_t kMinWinogradChannels = 32;
-#else
-constexpr int64_t kMinWinogradChannels = 8;
-#endif
-
-// Time of direct / Winograd, one core of a Zen 3 with AVX2, 3x3: 1.4 to 3.2 from 8>32 @56 to 512>512 @14, batch 1 and
-// 8; 128>128 @7 1.1 to 2.0. 64>32 @6 0.84: nearly half of its tiles lies outside the image.
-bool winograd_is_faster(const ConvPool2d& p) {
-  constexpr int64_t kTile = 4;
-  const int64_t tiles = (p.conv_h + kTile - 1) / kTile * ((p.conv_w + kTile - 1) / kTile);
-  return p.in_channels / p.groups >= kMinWinogradChannels && p.conv_h * p.conv_w * 5 >= tiles * kTile * kTile * 3;
-}
-
 // Where stock is faster than the direct kernel, or equal. Time of stock / ours, one core of a Zen 5 with AVX-512:
 //   16>8 @56 1x1 0.68-0.80, 3>8 @112 3x3 0.89-0.95: idle lanes, and no pool to save the memory traffic
 //   channels_last, batch 8, 3x3: 256>256 @14 0.96, 192>384 @13 0.97, 512>512 @7 0.94; with a pool 512>512 @14 0.97:
@@ -73,7 +57,8 @@ void forward_direct(const ConvPool2d& p, const ConvPool2dForward& tensors, Conte
 void forward_winograd(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
   const WinogradPlan plan = make_winograd_plan(p, kLanes);
   const ImageStrips strips(p, plan.direct, tensors.input);
-  run(WinogradConvolution{p, plan, strips, tensors.output, tensors.selection}, tensors.weight, tensors.bias, context);
+  run(WinogradConvolution{p, plan, strips, tensors.output, tensors.selection, kForwardChain}, tensors.weight,
+      tensors.bias, context);
 }
 
 // Runs the direct kernel where stock is faster: compiled code may have asked before the sizes were known.

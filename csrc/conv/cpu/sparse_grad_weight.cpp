@@ -285,10 +285,14 @@ class SparseGradWeight {
     int32_t* list_offsets = s.list_offsets;
     float* list_gradients = s.list_gradients;
     constexpr uint32_t kAllLanes = (1u << kLanes) - 1;
+    // A selection that no forward pass has made must not lead out of the strip.
+    const IntVec largest(static_cast<int32_t>((block_rows_ - (p_.kernel_h - 1) * p_.dilation_h - 1) * row_size() +
+                                              (p_.conv_w - 1) * p_.stride_w * block_));
     for (int64_t o = 0; o < out_; ++o) {
       int64_t count = s.counts[o];
       for (int64_t x = 0; x < columns; x += kLanes) {
-        const IntVec offsets = IntVec::loadu(s.offsets + x) + lookup(places.data(), codes + x);
+        const IntVec offsets =
+            at::vec::clamp(IntVec::loadu(s.offsets + x) + lookup(places.data(), codes + x), IntVec(0), largest);
         append_living(offsets, Vec::loadu(gradients + x), bytes_equal(codes + x, kDead) ^ kAllLanes, list_offsets,
                       list_gradients, count);
       }

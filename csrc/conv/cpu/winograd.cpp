@@ -13,14 +13,6 @@ namespace {
 
 using namespace winograd;
 
-// Error in multiples of the direct kernel's with 128 channels: 4.8 for sums of 128 products, 2.9 for 32, 2.6 for 16,
-// which cost 5 % of the time. Stock's own error is larger without AVX-512.
-#if defined(CPU_CAPABILITY_AVX512)
-constexpr int64_t kMaxChain = 16;
-#else
-constexpr int64_t kMaxChain = 32;
-#endif
-
 int64_t vectors_of(int64_t channels) {
   return channels > kLanes ? 2 : 1;
 }
@@ -109,7 +101,7 @@ class UnitWorker {
       const auto multiply = [&]<int Vectors>() {
         multiply_rows<Vectors>(
             {inputs + point * plan_.point_stride(), plan_.pixel, weights + point * weight_stride(plan_.direct),
-             Vectors * kLanes, channels, kMaxChain, sums},
+             Vectors * kLanes, channels, work_.max_chain, sums},
             tiles, [sums](int64_t tile, int v, const Vec& sum) FASTVISION_INLINE {
               sum.store(sums + (tile * Vectors + v) * kLanes);
             });
