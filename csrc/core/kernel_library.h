@@ -8,7 +8,7 @@ struct ConvKernels;
 struct MachineKernels;
 
 struct KernelLibrary {
-  static constexpr int kInterfaceVersion = 1;  // raise when a table or a struct in it changes
+  static constexpr int kInterfaceVersion = 2;  // raise when a table or a struct in it changes
   int interface_version;
   const char* name;               // "default", "avx2", "avx512", "cuda", "emulated"
   const MachineKernels* machine;  // null where the machine's peaks can't be measured
