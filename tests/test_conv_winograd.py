@@ -1,6 +1,7 @@
 """3x3 convolutions by Winograd's algorithm: their rounding, their threads, what they do with NaN, and their switch."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -53,12 +54,28 @@ LARGE = {
 by_large = pytest.mark.parametrize("problem", LARGE.values(), ids=LARGE)
 
 
-def without_winograd(problem, tensors):
+@contextmanager
+def winograd_forbidden():
     fastvision.backends.cpu.allow_winograd = False
     try:
-        return conv2d_pool2d(*tensors, **problem.options)
+        yield
     finally:
         fastvision.backends.cpu.allow_winograd = True
+
+
+def without_winograd(problem, tensors):
+    with winograd_forbidden():
+        return conv2d_pool2d(*tensors, **problem.options)
+
+
+def two_by_two_windows(sums, selection):
+    """The four convolution outputs of each pooling window, the selected one, and whether it lives, by pooled output."""
+    selection = selection.permute(0, 3, 1, 2)
+    height, width = selection.shape[2:]
+    windows = sums[:, :, : 2 * height, : 2 * width].unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
+    alive = selection != 255
+    chosen = windows.gather(-1, selection.where(alive, 0).long()[..., None])[..., 0]
+    return windows, chosen, alive
 
 
 @st.composite
@@ -157,11 +174,7 @@ def test_selected_elements_are_the_outputs(capability, problem):
     tensors = problem.tensors()
     output, selection = torch.ops.fastvision.conv2d_pool2d_with_selection(*tensors, **raw_options(problem))
     sums = stock(*in_double(tensors), **options | {"pool": "none", "activation": "none"})
-    height, width = output.shape[2:]
-    windows = sums[:, :, : 2 * height, : 2 * width].unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
-    selection = selection.permute(0, 3, 1, 2)
-    alive = selection != 255
-    chosen = windows.gather(-1, selection.where(alive, 0).long()[..., None])[..., 0]
+    windows, chosen, alive = two_by_two_windows(sums, selection)
     assert_accurate(output, chosen.where(alive, 0.0), scale=2)
     assert (windows.amax(-1)[~alive] < 1e-4).all()
 
@@ -179,11 +192,8 @@ def test_gradients_are_those_of_the_selected_elements(capability, problem):
     )
     leaves = [t.requires_grad_() for t in in_double(tensors)]
     sums = stock(*leaves, **options | {"pool": "none", "activation": "none"})
-    height, width = output.shape[2:]
-    windows = sums[:, :, : 2 * height, : 2 * width].unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
-    selection = selection.permute(0, 3, 1, 2)
-    chosen = windows.gather(-1, selection.where(selection != 255, 0).long()[..., None])[..., 0]
-    expected = torch.autograd.grad(chosen, leaves, grad_output.double().where(selection != 255, 0.0))
+    _, chosen, alive = two_by_two_windows(sums, selection)
+    expected = torch.autograd.grad(chosen, leaves, grad_output.double().where(alive, 0.0))
     for a, e in zip(actual, expected, strict=True):
         assert_accurate(a, e, scale=2 * max(1.0, e.abs().max().item()))
 
@@ -210,9 +220,8 @@ def test_rms_error_of_the_input_gradient(capability):
         for function, t in ((stock, in_double(tensors)), (conv2d_pool2d, tensors), (stock, tensors))
     )
     assert rms(ours - exact_gradient) <= 2.3 * RMS_LIMITS[capability] * rms(stocks - exact_gradient)
-    fastvision.backends.cpu.allow_winograd = False
-    direct, *_ = gradients(conv2d_pool2d, problem, tensors, grad_output)
-    fastvision.backends.cpu.allow_winograd = True
+    with winograd_forbidden():
+        direct, *_ = gradients(conv2d_pool2d, problem, tensors, grad_output)
     assert not torch.equal(ours, direct)
 
 
@@ -240,9 +249,8 @@ def test_nonfinite_bias_is_decided_as_by_the_direct_kernel(capability, channels)
     bias[5], bias[7] = torch.nan, torch.inf
     assert_accurate(conv2d_pool2d(input, weight, bias), stock(input, weight, bias).double(), scale=2)
     training = torch.ops.fastvision.conv2d_pool2d_with_selection
-    fastvision.backends.cpu.allow_winograd = False
-    _, expected = training(input, weight, bias)
-    fastvision.backends.cpu.allow_winograd = True
+    with winograd_forbidden():
+        _, expected = training(input, weight, bias)
     _, selection = training(input, weight, bias)
     assert torch.equal(selection[..., [5, 7]], expected[..., [5, 7]])
 

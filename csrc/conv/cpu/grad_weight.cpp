@@ -18,10 +18,6 @@ constexpr int64_t kMaxChain = 128;
 // Inputs and gradients of a band of rows stay in L2.
 constexpr int64_t kBandBytes = 256 * 1024;
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 // Some rows of gradients of a block of channels, [row][column][channel of the block], and the inputs under them.
 struct BandInput {
   const float* input;

@@ -23,10 +23,6 @@ constexpr int64_t kSmallProblem = 1 << 20;  // multiply-adds
 // Every band streams all weights through L2 once: bands are cut for threads only while those are few.
 constexpr int64_t kFewWeightBytes = 256 * 1024;
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 void append_run(DirectPlan& plan, int64_t offset, int64_t length) {
   const int64_t pieces = ceil_div(length, kMaxChain);
   for (int64_t i = 0; i < pieces; ++i) {

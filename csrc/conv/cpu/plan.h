@@ -9,6 +9,10 @@
 
 namespace fastvision {
 
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
 // Where the inner loop finds its inputs, as fp32.
 enum class InputOrder : uint8_t {
   interleaved,  // [row][column][channel]: long runs of taps, any channel count

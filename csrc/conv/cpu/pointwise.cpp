@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "conv/cpu/gemm.h"
+#include "conv/cpu/plan.h"
 #include "core/scratch.h"
 #include "core/simd.h"
 
@@ -24,10 +25,6 @@ constexpr int64_t kFewOutputs = 32;
 // Panels of a unit of work: some cache lines of each plane, which the processor would not fetch ahead one by one.
 constexpr int64_t kUnitPanels = 128 / kPanel;
 constexpr int64_t kUnit = kUnitPanels * kPanel;
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 template <class T>
 class UnitWorker {

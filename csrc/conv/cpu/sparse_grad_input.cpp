@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "conv/cpu/living.h"
+#include "conv/cpu/plan.h"
 #include "conv/cpu/sparse.h"
 #include "conv/cpu/unpool.h"
 #include "core/scratch.h"
@@ -29,10 +30,6 @@ constexpr int64_t kMaxColumns = 64;
 // rows. A band repeats the windows on its edge.
 constexpr int64_t kUnits = 4;
 constexpr int64_t kMinBandRows = 24, kMaxBandRows = 64;
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // The living output channels of some pooled pixels in a row, by the place of their winner in the pooling window:
 // so bucketed, the inner loop's registers are known at compile time. Offsets are those of the channels' weights.

@@ -8,6 +8,7 @@
 
 #include "conv/cpu/living.h"
 #include "conv/cpu/parts.h"
+#include "conv/cpu/plan.h"
 #include "conv/cpu/sparse.h"
 #include "conv/cpu/unpool.h"
 #include "core/scratch.h"
@@ -28,10 +29,6 @@ constexpr int64_t kTileRows = 4;
 
 // Inputs of a band of tiles, all channels: they stay in L2.
 constexpr int64_t kBandBytes = 192 * 1024;
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // sums[row][vector] += gradient * input[offset][row][vector] over the list.
 template <int Rows, int Vectors>

@@ -17,8 +17,6 @@ int64_t vectors_of(int64_t channels) {
   return channels > kLanes ? 2 : 1;
 }
 
-constexpr int64_t kCacheLine = 16;  // more than a power of two: points must not share cache sets
-
 // One tile's inputs, [point][channel], from a strip.
 void transform_tile(const DirectPlan& plan, const float* strip, int64_t point_stride, float* transformed) {
   const int64_t pixel = plan.group_in_channels;
@@ -78,7 +76,7 @@ class UnitWorker {
   }
 
  private:
-  int64_t sums_stride() const { return plan_.unit_tiles() * plan_.direct.block_channels + kCacheLine; }
+  int64_t sums_stride() const { return plan_.unit_tiles() * plan_.direct.block_channels + kPointPadding; }
 
   int64_t bands_of(int64_t unit) const {
     return std::min(plan_.unit_bands, p_.batch * plan_.bands - unit * plan_.unit_bands);

@@ -11,6 +11,18 @@
 
 namespace fastvision {
 
+namespace winograd {
+
+constexpr int kTile = 4;                    // outputs of a tile in each dimension
+constexpr int kTaps = 3;                    // of the kernel
+constexpr int kWindow = kTile + kTaps - 1;  // inputs of a tile, and evaluation points
+constexpr int kPoints = kWindow * kWindow;
+
+// Added to the distance from point to point, in floats: points must not share cache sets.
+constexpr int64_t kPointPadding = 16;
+
+}  // namespace winograd
+
 struct WinogradPlan {
   DirectPlan direct;  // channel blocks, and the strip that the source packs
   bool pools_tiles;   // 2x2 max-pool with stride 2: windows do not cross tiles

@@ -6,7 +6,7 @@
 namespace fastvision {
 namespace {
 
-constexpr int64_t kTile = 4, kWindow = 6, kPoints = kWindow * kWindow;
+using namespace winograd;
 
 // Tiles of a unit: enough that weights, which stream through once per unit, cost little; few enough that the
 // transformed inputs stay in L2.
@@ -28,10 +28,6 @@ constexpr int64_t kMinWinogradChannels = 32;
 constexpr int64_t kMinWinogradChannels = 8;
 #endif
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 // Output rows whose windows lie in this many rows of tiles.
 int64_t rows_of(const ConvPool2d& p, int64_t tile_rows) {
   return std::max<int64_t>(0, (kTile * tile_rows - p.pool_kernel_h) / p.pool_stride_h + 1);
@@ -47,8 +43,7 @@ int64_t min_tile_rows(const ConvPool2d& p) {
 }  // namespace
 
 int64_t WinogradPlan::point_stride() const {
-  constexpr int64_t kCacheLine = 16;  // keeps points from sharing cache sets
-  return unit_tiles() * pixel + kCacheLine;
+  return unit_tiles() * pixel + kPointPadding;
 }
 
 bool winograd_applies(const ConvPool2d& p) {

@@ -6,14 +6,10 @@
 // those of the usual 0, +-1, +-2.
 #pragma once
 
+#include "conv/cpu/winograd.h"
 #include "core/simd.h"
 
 namespace fastvision::winograd {
-
-constexpr int kTile = 4;                    // outputs of a tile in each dimension
-constexpr int kTaps = 3;                    // of the kernel
-constexpr int kWindow = kTile + kTaps - 1;  // inputs of a tile, and evaluation points
-constexpr int kPoints = kWindow * kWindow;
 
 constexpr float kA = 0.625f, kB = 1.5f;
 constexpr float kA2 = kA * kA, kB2 = kB * kB;

@@ -5,16 +5,13 @@
 
 namespace fastvision::winograd {
 
-// From point to point of a block's weights, in floats: a cache line more than a power of two, so that points do not
-// share cache sets.
+// From point to point of a block's weights, in floats.
 inline int64_t weight_stride(const DirectPlan& plan) {
-  constexpr int64_t kCacheLine = 16;
-  return plan.group_in_channels * plan.block_channels + kCacheLine;
+  return plan.group_in_channels * plan.block_channels + kPointPadding;
 }
 
 // Floats that one block takes.
 inline int64_t weight_block_size(const DirectPlan& plan) {
-  constexpr int64_t kPoints = 36;
   return kPoints * weight_stride(plan);
 }
 
