@@ -2,6 +2,7 @@
 #include "conv/cpu/conv.h"
 #include "core/kernel_library.h"
 #include "machine/machine.h"
+#include "rnn/cpu/rnn.h"
 
 namespace {
 
@@ -19,6 +20,7 @@ constexpr const char* kName =
 
 extern "C" const fastvision::KernelLibrary* fastvision_kernel_library() {
   static const fastvision::KernelLibrary library{fastvision::KernelLibrary::kInterfaceVersion, kName,
-                                                 fastvision::machine_kernel_table(), fastvision::conv_cpu_kernels()};
+                                                 fastvision::machine_kernel_table(), fastvision::conv_cpu_kernels(),
+                                                 fastvision::rnn_cpu_kernels()};
   return &library;
 }

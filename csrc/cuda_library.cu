@@ -13,6 +13,7 @@ const fastvision::KernelLibrary* fastvision_kernel_library() {
   static const fastvision::KernelLibrary library{.interface_version = fastvision::KernelLibrary::kInterfaceVersion,
                                                  .name = LIBRARY_NAME,
                                                  .machine = nullptr,
-                                                 .conv = &fastvision::cuda_conv_kernels};
+                                                 .conv = &fastvision::cuda_conv_kernels,
+                                                 .rnn = nullptr};
   return &library;
 }

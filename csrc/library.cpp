@@ -20,6 +20,29 @@ TORCH_LIBRARY(fastvision, m) {
       conv_options + ") -> (Tensor, Tensor, Tensor)");
   // The same computation in stock PyTorch calls.
   def("conv2d_pool2d_reference(Tensor input, Tensor weight, Tensor? bias=None, " + conv_options + ") -> Tensor");
+
+  // One step of an LSTM or GRU: hidden state, and the cell's state where there is one.
+  const std::string cell_parameters = "Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None";
+  def("lstm_cell(Tensor input, Tensor hx, Tensor cx, " + cell_parameters + ") -> (Tensor, Tensor)");
+  def("gru_cell(Tensor input, Tensor hx, " + cell_parameters + ") -> Tensor");
+  // All layers over whole sequences; with batch_sizes the input is packed. Arguments as torch.lstm and torch.gru.
+  const std::string sequence_options =
+      "Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, "
+      "bool batch_first, Tensor? batch_sizes=None";
+  def("lstm(Tensor input, Tensor[] hx, " + sequence_options + ") -> (Tensor, Tensor, Tensor)");
+  def("gru(Tensor input, Tensor hx, " + sequence_options + ") -> (Tensor, Tensor)");
+  def("lstm_reference(Tensor input, Tensor[] hx, " + sequence_options + ") -> (Tensor, Tensor, Tensor)");
+  def("gru_reference(Tensor input, Tensor hx, " + sequence_options + ") -> (Tensor, Tensor)");
+  // One layer, what the kernels compute: LSTM with cx, GRU without. hx is (directions, batch, hidden_size), input
+  // (steps, batch, input_size), or (rows, input_size) with batch_sizes; params are w_ih, w_hh and, where there are
+  // biases, b_ih, b_hh of each direction. Results: output, hy, cy (empty for GRU).
+  const std::string layer = "Tensor input, Tensor hx, Tensor? cx, Tensor[] params, Tensor? batch_sizes";
+  def("rnn_layer(" + layer + ") -> (Tensor, Tensor, Tensor)");
+  // The same for training: the last result is what backward needs (rnn/rnn.h).
+  def("rnn_layer_with_reserve(" + layer + ") -> (Tensor, Tensor, Tensor, Tensor)");
+  // Gradients of input, hx, cx and params; those not in output_mask are empty tensors. An absent gradient is zero.
+  def("rnn_layer_backward(Tensor? grad_output, Tensor? grad_hy, Tensor? grad_cy, " + layer +
+      ", Tensor output, Tensor reserve, bool[4] output_mask) -> (Tensor, Tensor, Tensor, Tensor[])");
 }
 
 }  // namespace fastvision

@@ -6,13 +6,15 @@ namespace fastvision {
 
 struct ConvKernels;
 struct MachineKernels;
+struct RnnKernels;
 
 struct KernelLibrary {
-  static constexpr int kInterfaceVersion = 2;  // raise when a table or a struct in it changes
+  static constexpr int kInterfaceVersion = 3;  // raise when a table or a struct in it changes
   int interface_version;
   const char* name;               // "default", "avx2", "avx512", "cuda", "emulated"
   const MachineKernels* machine;  // null where the machine's peaks can't be measured
   const ConvKernels* conv;
+  const RnnKernels* rnn;  // null: the family's references run
 };
 
 }  // namespace fastvision

@@ -41,6 +41,45 @@ inline Vec max_keeping_second(const Vec& a, const Vec& b) {
 #endif
 }
 
+// a < b ? a : b, likewise.
+inline Vec min_keeping_second(const Vec& a, const Vec& b) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_min_ps(a, b);
+#elif defined(CPU_CAPABILITY_AVX2)
+  return _mm256_min_ps(a, b);
+#else
+  return Vec::blendv(b, a, a < b);
+#endif
+}
+
+// The power of two whose biased exponent stands in the lowest bits of each lane.
+inline FASTVISION_INLINE Vec exponent_bits(const Vec& lanes) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(lanes), 23));
+#elif defined(CPU_CAPABILITY_AVX2)
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(lanes), 23));
+#else
+  float shifted[kLanes];
+  lanes.store(shifted);
+  for (float& lane : shifted) lane = std::bit_cast<float>(std::bit_cast<uint32_t>(lane) << 23);
+  return Vec::loadu(shifted);
+#endif
+}
+
+// The first n < kLanes elements, zeros after them. Reads nothing beyond.
+inline FASTVISION_INLINE Vec load_first(const float* source, int64_t n) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), source);
+#elif defined(CPU_CAPABILITY_AVX2)
+  static constexpr int32_t kMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_maskload_ps(source, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMasks + 8 - n)));
+#else
+  float lanes[kLanes]{};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = source[i];
+  return Vec::loadu(lanes);
+#endif
+}
+
 #if defined(CPU_CAPABILITY_AVX2)
 namespace detail {
 // For each mask of eight lanes the numbers of those whose bit is set, one a byte.

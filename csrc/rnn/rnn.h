@@ -1,0 +1,42 @@
+// The problem that the rnn family solves, as a plain struct: one layer of LSTM or GRU over a batch of
+// sequences, in one or both directions. A cell is a layer of one step.
+//
+//   LSTM  i, f, o = sigmoid(W x + b + U h + d), g = tanh(...); c' = f c + i g; h' = o tanh(c')
+//   GRU   r, z = sigmoid(W x + b + U h + d), n = tanh(W x + b + r (U h + d)); h' = (1 - z) n + z h
+#pragma once
+
+#include <cstdint>
+
+#include "core/types.h"
+
+namespace fastvision {
+
+enum class RnnMode : uint8_t { lstm, gru };
+
+struct RnnLayer {
+  RnnMode mode = RnnMode::lstm;
+  DType dtype = DType::f32;
+  int64_t steps = 0, batch = 0, input_size = 0, hidden_size = 0;
+  int64_t directions = 1;  // the second one reads its sequences from their ends
+
+  // Packed sequences: how many of the batch's sequences reach each step, never growing, the first `batch`; null
+  // where all do. Rows are numbered step by step: (step, sequence) is row offset(step) + sequence.
+  const int64_t* batch_sizes = nullptr;
+  int64_t rows = 0;  // of all steps
+
+  // Of the input, in elements; its columns are dense. With batch_sizes the rows are input_row_stride apart
+  // throughout, and input_step_stride has no meaning.
+  int64_t input_step_stride = 0, input_row_stride = 0;
+
+  int64_t gates() const { return mode == RnnMode::lstm ? 4 : 3; }  // i, f, g, o or r, z, n: PyTorch's order
+  int64_t batch_at(int64_t step) const { return batch_sizes ? batch_sizes[step] : batch; }
+};
+
+// The forward pass of training keeps, in fp32, for each direction and row, `reserve_blocks` blocks of hidden_size:
+//   LSTM  i, f, g, o (after their activations) and c'
+//   GRU   r, z, n (after their activations) and U h + d of the n gate
+constexpr int64_t reserve_blocks(RnnMode mode) {
+  return mode == RnnMode::lstm ? 5 : 4;
+}
+
+}  // namespace fastvision
