@@ -23,10 +23,12 @@ from fastvision.bench.machine import Machine, measure_machine
 from fastvision.bench.measuring import TaskMakers, TaskResult, measure
 from fastvision.bench.model_cases import MODEL_CASES, ModelCase
 from fastvision.bench.model_task import ModelTask
-from fastvision.bench.module_peers import MODULE_PEERS
+from fastvision.bench.module_peers import MODULE_PEERS, RNN_PEERS
 from fastvision.bench.peers import Peer, Task, choose, missing_packages
 from fastvision.bench.processes import apart
 from fastvision.bench.report import failures, machine_summary, report, results_table
+from fastvision.bench.rnn_cases import RNN_CASES, RnnCase
+from fastvision.bench.rnn_task import RnnTask
 from fastvision.bench.sweep import FULL_SWEEP, QUICK_SWEEP, summary_table, sweep, worst_first
 from fastvision.bench.timing import FULL, QUICK
 
@@ -63,8 +65,16 @@ _Threads = Annotated[int, typer.Option(min=1, help="Threads of every peer.")]
 _Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds: rougher figures in a fraction of the time.")]
 _DType = Annotated[DType, typer.Option(help="Of images, weights and results.")]
 _MODE_HELP = "Inference, training (forward + backward), or both."
-_PEERS_HELP = f"Names with commas between them, or all: {', '.join(peer.name for peer in MODULE_PEERS)}."
-_DEFAULT_PEERS = ",".join(peer.name for peer in MODULE_PEERS if peer.default)
+
+
+def _peers_help(peers: Sequence[Peer]) -> str:
+    return f"Names with commas between them, or all: {', '.join(peer.name for peer in peers)}."
+
+
+def _default_peers(peers: Sequence[Peer]) -> str:
+    return ",".join(peer.name for peer in peers if peer.default)
+
+
 _Case = Annotated[str, typer.Option(help="Only cases whose name contains this, such as 'b1' or 'VGG'.")]
 _Capability = Annotated[
     str | None,
@@ -97,7 +107,11 @@ def conv(
     dtype: _DType = DType.float32,
     mode: Annotated[Modes | None, typer.Option(help=_MODE_HELP, show_default="both; infer with --sweep")] = None,
     peers: Annotated[
-        str | None, typer.Option(help=_PEERS_HELP, show_default=f"{_DEFAULT_PEERS}; fastvision,stock with --sweep")
+        str | None,
+        typer.Option(
+            help=_peers_help(MODULE_PEERS),
+            show_default=f"{_default_peers(MODULE_PEERS)}; fastvision,stock with --sweep",
+        ),
     ] = None,
     case: _Case = "",
     capability: _Capability = None,
@@ -130,7 +144,9 @@ def models(
     quick: _Quick = False,
     dtype: _DType = DType.float32,
     mode: Annotated[Modes, typer.Option(help=_MODE_HELP)] = Modes.both,
-    peers: Annotated[str | None, typer.Option(help=_PEERS_HELP, show_default=_DEFAULT_PEERS)] = None,
+    peers: Annotated[
+        str | None, typer.Option(help=_peers_help(MODULE_PEERS), show_default=_default_peers(MODULE_PEERS))
+    ] = None,
     case: _Case = "",
     capability: _Capability = None,
     json_file: _Json = None,
@@ -142,9 +158,37 @@ def models(
         _compare(run, groups)
 
 
-def _run_of(family: str, threads: int, quick: bool, dtype: DType, peers: str | None, json_file: Path | None) -> _Run:
+@app.command()
+def rnn(
+    threads: _Threads = 1,
+    quick: _Quick = False,
+    dtype: _DType = DType.float32,
+    mode: Annotated[Modes, typer.Option(help=_MODE_HELP)] = Modes.both,
+    peers: Annotated[
+        str | None, typer.Option(help=_peers_help(RNN_PEERS), show_default=_default_peers(RNN_PEERS))
+    ] = None,
+    case: _Case = "",
+    capability: _Capability = None,
+    json_file: _Json = None,
+) -> None:
+    """LSTM and GRU, cells and sequences: fastvision.nn against torch.nn."""
+    run = _run_of("rnn", threads, quick, dtype, peers, json_file, RNN_PEERS)
+    groups = _task_groups(run, [RNN_CASES], RnnTask.random, mode, case)
+    with _settings(threads, capability):
+        _compare(run, groups)
+
+
+def _run_of(
+    family: str,
+    threads: int,
+    quick: bool,
+    dtype: DType,
+    peers: str | None,
+    json_file: Path | None,
+    known_peers: Sequence[Peer] = MODULE_PEERS,
+) -> _Run:
     _check_directory(json_file, "--json")
-    return _Run(family, threads, quick, getattr(torch, dtype), _available(MODULE_PEERS, peers), json_file)
+    return _Run(family, threads, quick, getattr(torch, dtype), _available(known_peers, peers), json_file)
 
 
 def _check_directory(file: Path | None, option: str) -> None:
@@ -154,7 +198,11 @@ def _check_directory(file: Path | None, option: str) -> None:
 
 
 def _task_groups(
-    run: _Run, groups: Iterable[Sequence[ConvCase | ModelCase]], make: Callable[..., Task], mode: Modes, name_part: str
+    run: _Run,
+    groups: Iterable[Sequence[ConvCase | ModelCase | RnnCase]],
+    make: Callable[..., Task],
+    mode: Modes,
+    name_part: str,
 ) -> list[TaskMakers]:
     """The tasks of the cases that options choose, in the cases' groups."""
     modes: tuple[Mode, ...] = ("infer", "train") if mode == Modes.both else (mode.value,)

@@ -190,3 +190,6 @@ MODULE_PEERS: tuple[Peer, ...] = (
     OpenVino(),
     OpenVinoBfloat16(),
 )
+
+# The others' ONNX models are made of images' layers only.
+RNN_PEERS: tuple[Peer, ...] = (Fastvision(), Stock())
