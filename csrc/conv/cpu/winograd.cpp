@@ -1,11 +1,11 @@
 #include "conv/cpu/winograd.h"
 
-#include "conv/cpu/gemm.h"
 #include "conv/cpu/output.h"
 #include "conv/cpu/weights.h"
 #include "conv/cpu/winograd_output.h"
 #include "conv/cpu/winograd_transform.h"
 #include "conv/cpu/winograd_weights.h"
+#include "core/gemm.h"
 #include "core/scratch.h"
 
 namespace fastvision {

@@ -24,7 +24,7 @@ struct Product {
   int64_t vector_stride;
   int64_t channels;
   int64_t max_chain;  // products added in a row into one register: short sums keep the rounding error small
-  float* sums;        // [row][vector], of the chains before the last
+  float* sums;        // [row][vector], of the chains before the last; null where there is only one
 };
 
 // The last chain's sums go to finish(row, vector, sum), whose row counts from `first_row`.
@@ -44,19 +44,18 @@ inline FASTVISION_INLINE void multiply_chain(const Product& p, int64_t first_row
       unroll<Vectors>([&](auto v) FASTVISION_INLINE { sum[row][v] = at::vec::fmadd(x, w[v], sum[row][v]); });
     });
   }
-  float* earlier = p.sums + first_row * Vectors * kLanes;
+  const auto earlier = [&](int i) FASTVISION_INLINE { return p.sums + (first_row * Vectors + i) * kLanes; };
   if (begin > 0) {
     unroll<Rows * Vectors>([&](auto i) FASTVISION_INLINE {
       Vec& s = sum[i / Vectors][i % Vectors];
-      s = Vec::loadu(earlier + i * kLanes) + s;
+      s = Vec::loadu(earlier(i)) + s;
     });
   }
   if (end == p.channels) {
     unroll<Rows * Vectors>(
         [&](auto i) FASTVISION_INLINE { finish(first_row + i / Vectors, i % Vectors, sum[i / Vectors][i % Vectors]); });
   } else {
-    unroll<Rows * Vectors>([&](auto i)
-                               FASTVISION_INLINE { sum[i / Vectors][i % Vectors].store(earlier + i * kLanes); });
+    unroll<Rows * Vectors>([&](auto i) FASTVISION_INLINE { sum[i / Vectors][i % Vectors].store(earlier(i)); });
   }
 }
 

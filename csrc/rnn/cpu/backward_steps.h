@@ -1,0 +1,39 @@
+// The part of the backward pass that goes from step to step.
+#pragma once
+
+#include "core/context.h"
+#include "rnn/kernels.h"
+
+namespace fastvision {
+
+// What the steps read and leave for the products over all rows.
+struct BackwardRows {
+  const int64_t* offsets;              // of each step's first row
+  const void* const* previous_hidden;  // (directions, rows): the state before each row's step
+  const void* const* weights[2];       // rows of the hidden weights
+
+  // (directions, rows, stride): gradients before the activations. LSTM i, f, g, o; GRU n, r, z, n' with n toward the
+  // input and n' toward the hidden state, so that the gates of either side lie together.
+  float* gates;
+  int64_t stride;
+
+  const float* of_direction(const RnnLayer& p, int64_t direction) const { return gates + direction * p.rows * stride; }
+};
+
+// Where in a row of BackwardRows::gates those toward the hidden state begin; those toward the input begin at 0.
+inline int64_t hidden_gates_offset(const RnnLayer& p) {
+  return p.mode == RnnMode::gru ? p.hidden_size : 0;
+}
+
+// The row whose state the sequence had before `step`, or -1: its initial state.
+inline int64_t previous_row(const RnnLayer& p, const int64_t* offsets, int64_t direction, int64_t step,
+                            int64_t sequence) {
+  const int64_t previous = direction == 0 ? step - 1 : step + 1;
+  if (previous < 0 || previous == p.steps || sequence >= p.batch_at(previous)) return -1;
+  return offsets[previous] + sequence;
+}
+
+// Fills rows.gates, arrays.grad_hidden and arrays.grad_cell.
+void backward_steps(const RnnLayer& problem, const RnnBackward& arrays, const BackwardRows& rows, Context& context);
+
+}  // namespace fastvision
