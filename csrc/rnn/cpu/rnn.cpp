@@ -7,7 +7,7 @@ namespace fastvision {
 namespace {
 
 bool supports(const RnnLayer&, bool) {
-  return false;
+  return true;
 }
 
 }  // namespace

@@ -1,0 +1,153 @@
+// One direction of a layer: its parameters made ready, and its blocks of hidden units.
+#pragma once
+
+#include "rnn/cpu/gates.h"
+#include "rnn/cpu/products.h"
+#include "rnn/kernels.h"
+
+namespace fastvision {
+
+// Sums of gates lie in [row][block][gate][kLanes]; states are padded to whole blocks.
+template <RnnMode Mode, class T>
+class Direction {
+ public:
+  static constexpr int kGates = Mode == RnnMode::lstm ? 4 : 3;
+  static constexpr int64_t kBlock = kGates * kLanes;  // floats
+
+  Direction(const RnnLayer& p, const RnnWeights& weights, Context& context)
+      : p_(p), weights_(weights), hidden_(p.hidden_size), blocks_((hidden_ + kLanes - 1) / kLanes) {
+    bias_ = static_cast<float*>(context.allocate(sizeof(float) * blocks_ * (kBlock + kLanes)));
+    for (int64_t block = 0; block < blocks_; ++block) prepare_bias(block);
+  }
+
+  int64_t blocks() const { return blocks_; }
+  int64_t padded_size() const { return blocks_ * kLanes; }
+
+  // Packs both matrices, for which there must be packed_floats() floats.
+  int64_t packed_floats() const { return blocks_ * (p_.input_size + hidden_) * kBlock; }
+  void pack(float* packed, Context& context) {
+    packed_ = packed;
+    context.parallel_for(blocks_, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        pack_input(block, packed_input(block));
+        pack_hidden(block, packed_hidden(block));
+      }
+    });
+  }
+  float* packed_input(int64_t block) const { return packed_ + block * p_.input_size * kBlock; }
+  float* packed_hidden(int64_t block) const {
+    return packed_ + blocks_ * p_.input_size * kBlock + block * hidden_ * kBlock;
+  }
+  void pack_input(int64_t block, float* target) const {
+    pack_block<kGates>(static_cast<const T*>(weights_.input), hidden_, p_.input_size, block * kLanes, target);
+  }
+  void pack_hidden(int64_t block, float* target) const {
+    pack_block<kGates>(static_cast<const T*>(weights_.hidden), hidden_, hidden_, block * kLanes, target);
+  }
+
+  // The sums of `count` rows of input in a packed block, biases included.
+  void project(int64_t block, const float* packed, const float* input, int64_t stride, int64_t count,
+               float* sums) const {
+    const float* bias = bias_ + block * kBlock;
+    by_tiles<max_tile_rows<kGates>()>(count, [&]<int Rows>(int64_t row) {
+      Vec sum[Rows][kGates];
+      unroll<Rows * kGates>(
+          [&](auto i) FASTVISION_INLINE { sum[i / kGates][i % kGates] = Vec::loadu(bias + i % kGates * kLanes); });
+      add_products(sum, input + row * stride, stride, packed, p_.input_size);
+      unroll<Rows * kGates>([&](auto i) FASTVISION_INLINE {
+        sum[i / kGates][i % kGates].store(sums + ((row + i / kGates) * blocks_ + block) * kBlock + i % kGates * kLanes);
+      });
+    });
+  }
+
+  // The same for one row from the weights as they are.
+  void project_in_place(int64_t block, const float* input, float* sums) const {
+    const auto* weights = static_cast<const T*>(weights_.input);
+    unroll<kGates>([&](auto gate) FASTVISION_INLINE {
+      const Vec sum =
+          dot_products(weights + (gate * hidden_ + block * kLanes) * p_.input_size, p_.input_size, units(block), input);
+      (sum + Vec::loadu(bias_ + block * kBlock + gate * kLanes)).store(sums + block * kBlock + gate * kLanes);
+    });
+  }
+
+  // Rows of a step, `reserve_stride` floats apart in the reserve.
+  struct Step {
+    const float* sums;
+    const float* hidden;
+    float *next_hidden, *cell, *reserve;
+    int64_t reserve_stride;
+  };
+
+  void step(int64_t block, const float* packed, const Step& s, int64_t count) const {
+    by_tiles<max_tile_rows<kGates>()>(count, [&]<int Rows>(int64_t row) {
+      Vec sum[Rows][kGates];
+      unroll<Rows * kGates>([&](auto i) FASTVISION_INLINE {
+        sum[i / kGates][i % kGates] = Vec::loadu(initial_sum(s, row + i / kGates, block, i % kGates));
+      });
+      add_products(sum, s.hidden + row * padded_size(), padded_size(), packed, hidden_);
+      unroll<Rows>([&](auto i) FASTVISION_INLINE { update(sum[i], s, row + i, block); });
+    });
+  }
+
+  void step_in_place(int64_t block, const Step& s, int64_t row) const {
+    const auto* weights = static_cast<const T*>(weights_.hidden);
+    Vec sum[kGates];
+    unroll<kGates>([&](auto gate) FASTVISION_INLINE {
+      sum[gate] = Vec::loadu(initial_sum(s, row, block, gate)) +
+                  dot_products(weights + (gate * hidden_ + block * kLanes) * hidden_, hidden_, units(block),
+                               s.hidden + row * padded_size());
+    });
+    update(sum, s, row, block);
+  }
+
+ private:
+  int64_t units(int64_t block) const { return std::min(kLanes, hidden_ - block * kLanes); }
+
+  // What the input and the biases give; a GRU's n gate keeps the input's share apart.
+  FASTVISION_INLINE const float* initial_sum(const Step& s, int64_t row, int64_t block, int gate) const {
+    if (Mode == RnnMode::gru && gate == 2) return bias_ + blocks_ * kBlock + block * kLanes;
+    return s.sums + (row * blocks_ + block) * kBlock + gate * kLanes;
+  }
+
+  FASTVISION_INLINE void update(const Vec (&sum)[kGates], const Step& s, int64_t row, int64_t block) const {
+    const int64_t state = row * padded_size();
+    const RowState r{s.hidden + state,
+                     s.next_hidden + state,
+                     Mode == RnnMode::lstm ? s.cell + state : nullptr,
+                     s.reserve ? s.reserve + row * s.reserve_stride : nullptr,
+                     block * kLanes,
+                     units(block),
+                     hidden_};
+    if constexpr (Mode == RnnMode::lstm) {
+      lstm_update(sum, r);
+    } else {
+      gru_update(sum, Vec::loadu(s.sums + (row * blocks_ + block) * kBlock + 2 * kLanes), r);
+    }
+  }
+
+  // Both biases together where they are only ever added; a GRU's second one of n in a block of its own.
+  void prepare_bias(int64_t block) {
+    float* target = bias_ + block * kBlock;
+    float* n_hidden = bias_ + blocks_ * kBlock + block * kLanes;
+    for (int64_t gate = 0; gate < kGates; ++gate) {
+      const Vec input = load_bias(weights_.input_bias, gate, block),
+                other = load_bias(weights_.hidden_bias, gate, block);
+      const bool apart = Mode == RnnMode::gru && gate == 2;
+      (apart ? input : input + other).store(target + gate * kLanes);
+      if (apart) other.store(n_hidden);
+    }
+  }
+
+  Vec load_bias(const void* bias, int64_t gate, int64_t block) const {
+    if (!bias) return Vec(0.f);
+    return load_as_float(static_cast<const T*>(bias) + gate * hidden_ + block * kLanes, units(block));
+  }
+
+  const RnnLayer& p_;
+  const RnnWeights& weights_;
+  const int64_t hidden_, blocks_;
+  float* bias_;
+  float* packed_ = nullptr;
+};
+
+}  // namespace fastvision

@@ -1,0 +1,107 @@
+// The matrix products of a recurrent layer, a block of kLanes hidden units at a time: all gates of a unit end in the
+// same lane, so that the activations follow in registers.
+#pragma once
+
+#include "core/simd.h"
+
+namespace fastvision {
+
+// Rows of the batch in registers at once, times three or four gates. Zen 3: 3 x 4 and 4 x 3 vectors leave one of
+// AVX2's 16 registers for the operand that changes fastest.
+template <int Gates>
+constexpr int max_tile_rows() {
+#if defined(CPU_CAPABILITY_AVX512)
+  return 24 / Gates;
+#elif defined(CPU_CAPABILITY_AVX2)
+  return 12 / Gates;
+#else
+  return 2;
+#endif
+}
+
+// f<Rows>(first row) over `count` rows.
+template <int MaxRows, class F>
+inline FASTVISION_INLINE void by_tiles(int64_t count, const F& f) {
+  int64_t row = 0;
+  for (; row + MaxRows <= count; row += MaxRows) f.template operator()<MaxRows>(row);
+  if constexpr (MaxRows > 1) {
+    unroll<MaxRows - 1>([&](auto i) {
+      if (count - row == i + 1) f.template operator()<i + 1>(row);
+    });
+  }
+}
+
+// Units [unit, unit + kLanes) of all gates into [k][gate][kLanes], zeros where there is no such unit. The weights are
+// (Gates * hidden, depth).
+template <int Gates, class T>
+void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t unit, float* block) {
+  const int64_t units = std::min(kLanes, hidden - unit);
+  if (units < kLanes) std::fill_n(block, depth * Gates * kLanes, 0.f);
+  for (int64_t gate = 0; gate < Gates; ++gate) {
+    transpose(weights + (gate * hidden + unit) * depth, depth, units, depth, block + gate * kLanes, Gates * kLanes);
+  }
+}
+
+// sum += rows x block, a packed one.
+template <int Rows, int Gates>
+inline FASTVISION_INLINE void add_products(Vec (&sum)[Rows][Gates], const float* rows, int64_t stride,
+                                           const float* block, int64_t depth) {
+  for (int64_t k = 0; k < depth; ++k, block += Gates * kLanes) {
+    // What there is less of is loaded first and stays.
+    if constexpr (Rows < Gates) {
+      Vec x[Rows];
+      unroll<Rows>([&](auto row) FASTVISION_INLINE { x[row] = Vec(rows[row * stride + k]); });
+      unroll<Gates>([&](auto gate) FASTVISION_INLINE {
+        const Vec w = Vec::loadu(block + gate * kLanes);
+        unroll<Rows>([&](auto row) FASTVISION_INLINE { sum[row][gate] = at::vec::fmadd(x[row], w, sum[row][gate]); });
+      });
+    } else {
+      Vec w[Gates];
+      unroll<Gates>([&](auto gate) FASTVISION_INLINE { w[gate] = Vec::loadu(block + gate * kLanes); });
+      unroll<Rows>([&](auto row) FASTVISION_INLINE {
+        const Vec x(rows[row * stride + k]);
+        unroll<Gates>([&](auto gate)
+                          FASTVISION_INLINE { sum[row][gate] = at::vec::fmadd(x, w[gate], sum[row][gate]); });
+      });
+    }
+  }
+}
+
+template <class T>
+inline FASTVISION_INLINE Vec load_as_float(const T* source, int64_t n) {
+  if constexpr (std::is_same_v<T, float>) {
+    return n >= kLanes ? Vec::loadu(source) : load_first(source, n);
+  } else {
+    float lanes[kLanes]{};
+    convert_row(source, lanes, std::min(n, kLanes));
+    return Vec::loadu(lanes);
+  }
+}
+
+// For each of `units` <= kLanes rows of the weights its product with x; the other lanes are zero. Weights are read as
+// they are: nothing is packed, and nothing can be out of date. x is padded with finite numbers to whole vectors.
+template <class T>
+inline Vec dot_products(const T* weights, int64_t depth, int64_t units, const float* x) {
+  Square sum;
+  unroll<kLanes>([&](auto i) FASTVISION_INLINE { sum[i] = Vec(0.f); });
+  const auto add = [&](int64_t k, int64_t n, int64_t rows) FASTVISION_INLINE {
+    const Vec v = n >= kLanes ? Vec::loadu(x + k) : load_first(x + k, n);
+    unroll<kLanes>([&](auto i) FASTVISION_INLINE {
+      const int64_t row = std::min<int64_t>(i, rows - 1);
+      sum[i] = at::vec::fmadd(load_as_float(weights + row * depth + k, n), v, sum[i]);
+    });
+  };
+  int64_t k = 0;
+  if (units == kLanes) {
+    for (; k + kLanes <= depth; k += kLanes) add(k, kLanes, kLanes);
+    if (k < depth) add(k, depth - k, kLanes);
+  } else {
+    for (; k < depth; k += kLanes) add(k, depth - k, units);
+  }
+  transpose_registers(sum);
+  Vec total = sum[0];
+  unroll<kLanes - 1>([&](auto i) FASTVISION_INLINE { total = total + sum[i + 1]; });
+  return total;
+}
+
+}  // namespace fastvision
