@@ -7,6 +7,7 @@
 #include "conv/op.h"
 #include "conv/options.h"
 #include "conv/reference.h"
+#include "core/autograd.h"
 
 namespace fastvision {
 namespace {
@@ -102,22 +103,9 @@ class ConvPool2dFunction : public torch::autograd::Function<ConvPool2dFunction> 
   }
 };
 
-bool requires_grad(const Tensor& tensor) {
-  return tensor.defined() && tensor.requires_grad();
-}
-bool has_forward_gradient(const Tensor& tensor) {
-  return tensor.defined() && tensor._fw_grad(/*level=*/0).defined();
-}
-
-// torch.func's transforms know the operators that the reference is made of, and refuse C++ autograd functions.
-bool inside_functional_transform() {
-  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
-}
-
 Tensor conv2d_pool2d_autograd(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
                               const OptionalTensor& bias) {
   const Tensor b = bias.value_or(Tensor());
-  // Forward-mode derivatives exist for the reference only.
   if (inside_functional_transform() || has_forward_gradient(input) || has_forward_gradient(weight) ||
       has_forward_gradient(b)) {
     return conv2d_pool2d_reference(o, input, weight, bias);

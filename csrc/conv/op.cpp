@@ -11,8 +11,8 @@
 #include "conv/kernels.h"
 #include "conv/reference.h"
 #include "core/big_tensor.h"
-#include "core/libraries.h"
 #include "core/torch_context.h"
+#include "core/torch_kernels.h"
 
 namespace fastvision {
 namespace {
@@ -21,22 +21,7 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 const ConvKernels* kernels_for(c10::Device device) {
-  if (device.is_cpu()) return cpu_library().conv;
-  if (device.is_cuda() && cuda_library()) return cuda_library()->conv;
-  return nullptr;
-}
-
-std::optional<DType> kernel_dtype(at::ScalarType type) {
-  switch (type) {
-    case at::kFloat:
-      return DType::f32;
-    case at::kBFloat16:
-      return DType::bf16;
-    case at::kHalf:
-      return DType::f16;
-    default:
-      return std::nullopt;
-  }
+  return kernels_of(device, &KernelLibrary::conv);
 }
 
 // What is known of the problem without the input's sizes.

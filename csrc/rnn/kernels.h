@@ -17,7 +17,7 @@ struct RnnWeights {
 };
 
 struct RnnForward {
-  const void* input;  // (rows, input_size), strided as the problem says
+  const void* input;   // (rows, input_size), strided as the problem says
   const void* hidden;  // (directions, batch, hidden_size): the initial states
   const void* cell;    // the same; null for GRU
   RnnWeights weights[2];

@@ -7,7 +7,7 @@ namespace fastvision {
 namespace {
 
 bool supports(const RnnLayer&, bool) {
-  return true;
+  return false;
 }
 
 }  // namespace

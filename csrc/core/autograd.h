@@ -1,0 +1,23 @@
+// What the families' Autograd kernels ask of tensors.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+namespace fastvision {
+
+inline bool requires_grad(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.requires_grad();
+}
+
+// Forward-mode derivatives exist for the references only.
+inline bool has_forward_gradient(const at::Tensor& tensor) {
+  return tensor.defined() && tensor._fw_grad(/*level=*/0).defined();
+}
+
+// torch.func's transforms know the operators that a reference is made of, and refuse C++ autograd functions.
+inline bool inside_functional_transform() {
+  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
+
+}  // namespace fastvision

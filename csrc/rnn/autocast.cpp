@@ -1,0 +1,88 @@
+// Autocast. Stock's linear layers run in the lower precision, its gates in what that and the hidden state promote to.
+// The kernels compute in fp32 whatever the dtype, so all of it runs in the promoted dtype, which is the results'.
+#include <ATen/autocast_mode.h>
+#include <c10/core/ScalarType.h>
+#include <torch/library.h>
+
+#include "rnn/layer.h"
+
+namespace fastvision {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+template <c10::DeviceType device>
+class Autocast {
+ public:
+  static LayerResult lstm(const Tensor& input, at::TensorList hx, at::TensorList params, bool has_biases,
+                          int64_t num_layers, double dropout, bool train, bool bidirectional, bool batch_first,
+                          const OptionalTensor& batch_sizes) {
+    static const auto op = find<decltype(lstm)>("fastvision::lstm");
+    const Autocast cast(hx.empty() ? input : hx[0]);
+    return op.call(cast(input), cast(hx), cast(params), has_biases, num_layers, dropout, train, bidirectional,
+                   batch_first, batch_sizes);
+  }
+
+  static std::tuple<Tensor, Tensor> gru(const Tensor& input, const Tensor& hx, at::TensorList params, bool has_biases,
+                                        int64_t num_layers, double dropout, bool train, bool bidirectional,
+                                        bool batch_first, const OptionalTensor& batch_sizes) {
+    static const auto op = find<decltype(gru)>("fastvision::gru");
+    const Autocast cast(hx);
+    return op.call(cast(input), cast(hx), cast(params), has_biases, num_layers, dropout, train, bidirectional,
+                   batch_first, batch_sizes);
+  }
+
+  static std::tuple<Tensor, Tensor> lstm_cell(const Tensor& input, const Tensor& hx, const Tensor& cx,
+                                              const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
+                                              const OptionalTensor& b_hh) {
+    static const auto op = find<decltype(lstm_cell)>("fastvision::lstm_cell");
+    const Autocast cast(hx);
+    return op.call(cast(input), cast(hx), cast(cx), cast(w_ih), cast(w_hh), cast(b_ih), cast(b_hh));
+  }
+
+  static Tensor gru_cell(const Tensor& input, const Tensor& hx, const Tensor& w_ih, const Tensor& w_hh,
+                         const OptionalTensor& b_ih, const OptionalTensor& b_hh) {
+    static const auto op = find<decltype(gru_cell)>("fastvision::gru_cell");
+    const Autocast cast(hx);
+    return op.call(cast(input), cast(hx), cast(w_ih), cast(w_hh), cast(b_ih), cast(b_hh));
+  }
+
+ private:
+  template <class Signature>
+  static c10::TypedOperatorHandle<Signature> find(const char* name) {
+    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+  }
+
+  explicit Autocast(const Tensor& hx)
+      : dtype_(c10::promoteTypes(hx.scalar_type(), at::autocast::get_autocast_dtype(device))) {}
+
+  template <class T>
+  auto operator()(const T& argument) const {
+    return at::autocast::cached_cast(dtype_, argument, device);
+  }
+
+  const c10::impl::ExcludeDispatchKeyGuard guard_{
+      c10::DispatchKeySet(at::autocast::get_autocast_dispatch_key_from_device_type(device))};
+  const at::ScalarType dtype_;
+};
+
+template <c10::DeviceType device>
+void register_operators(torch::Library& m) {
+  m.impl("lstm", &Autocast<device>::lstm);
+  m.impl("gru", &Autocast<device>::gru);
+  m.impl("lstm_cell", &Autocast<device>::lstm_cell);
+  m.impl("gru_cell", &Autocast<device>::gru_cell);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fastvision, AutocastCPU, m) {
+  register_operators<c10::DeviceType::CPU>(m);
+}
+
+TORCH_LIBRARY_IMPL(fastvision, AutocastCUDA, m) {
+  register_operators<c10::DeviceType::CUDA>(m);
+}
+
+}  // namespace fastvision

@@ -1,0 +1,101 @@
+#include "rnn/layer.h"
+
+#include <c10/util/irange.h>
+
+#include "core/torch_kernels.h"
+#include "rnn/kernels.h"
+
+namespace fastvision {
+namespace {
+
+using at::Tensor;
+
+bool like(const Tensor& tensor, const Tensor& input) {
+  return tensor.defined() && tensor.scalar_type() == input.scalar_type() && tensor.device() == input.device() &&
+         tensor.layout() == at::kStrided;
+}
+
+bool has_shape(const Tensor& tensor, std::initializer_list<c10::SymInt> shape) {
+  return tensor.sym_sizes().equals(c10::SymIntArrayRef(shape));
+}
+
+bool is_batch_sizes(const Tensor& batch_sizes) {
+  return batch_sizes.device().is_cpu() && batch_sizes.scalar_type() == at::kLong && batch_sizes.dim() == 1;
+}
+
+}  // namespace
+
+bool is_plain_layer(const LayerTensors& layer) {
+  const Tensor &input = layer.input, &hx = layer.hx;
+  if (!like(input, input) || !like(hx, input) || input.dim() != (layer.is_packed() ? 2 : 3) || hx.dim() != 3 ||
+      (layer.is_packed() && !is_batch_sizes(layer.batch_sizes))) {
+    return false;
+  }
+  const c10::SymInt directions = hx.sym_size(0), hidden = hx.sym_size(2), width = hidden * layer.gates();
+  if ((directions != 1 && directions != 2) ||
+      (layer.params.size() != 2 * directions && layer.params.size() != 4 * directions)) {
+    return false;
+  }
+  if (layer.is_lstm() && !(like(layer.cx, input) && layer.cx.sym_sizes() == hx.sym_sizes())) return false;
+  if (!layer.is_packed() && input.sym_size(1) != hx.sym_size(1)) return false;
+  const size_t step = layer.params_per_direction();
+  for (size_t i = 0; i < layer.params.size(); i += step) {
+    for (size_t j = 0; j < step; ++j) {
+      if (!like(layer.params[i + j], input)) return false;
+    }
+    if (!has_shape(layer.params[i], {width, input.sym_size(-1)}) || !has_shape(layer.params[i + 1], {width, hidden}) ||
+        (step == 4 && !(has_shape(layer.params[i + 2], {width}) && has_shape(layer.params[i + 3], {width})))) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void check_layer(const LayerTensors& layer) {
+  TORCH_CHECK(is_plain_layer(layer),
+              "fastvision::rnn_layer: expected input (steps, batch, input_size), hx and cx (directions, batch, "
+              "hidden_size) and params of matching shapes, all of one dtype on one device, got input ",
+              layer.input.sym_sizes(), ", hx ", layer.hx.sym_sizes(), " and ", layer.params.size(), " params");
+  if (!layer.is_packed() || layer.batch_sizes.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return;
+  const Tensor sizes = layer.batch_sizes.contiguous();
+  const int64_t* data = sizes.const_data_ptr<int64_t>();
+  int64_t sum = 0;
+  for (const auto t : c10::irange(sizes.numel())) {
+    const int64_t previous = t ? data[t - 1] : layer.hx.size(1);
+    TORCH_CHECK(data[t] >= 1 && data[t] <= previous && (t || data[t] == previous),
+                "fastvision::rnn_layer: batch_sizes: expected sizes of at least 1 that begin with hx's batch, ",
+                previous, ", and never grow, got ", data[t], " at step ", t);
+    sum += data[t];
+  }
+  TORCH_CHECK(sum == layer.input.size(0), "fastvision::rnn_layer: batch_sizes: expected a sum of ", layer.input.size(0),
+              ", the rows of input, got ", sum);
+}
+
+bool layer_has_kernel(const LayerTensors& layer, bool training) {
+  const auto dtype = kernel_dtype(layer.input.scalar_type());
+  const RnnKernels* kernels = kernels_of(layer.input.device(), &KernelLibrary::rnn);
+  if (!kernels_enabled() || !kernels || !dtype) return false;
+  const auto is_symbolic = [](const Tensor& tensor) {
+    return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+  };
+  if (is_symbolic(layer.params[0]) || is_symbolic(layer.params[1]) || layer.params[0].numel() == 0 ||
+      layer.params[1].numel() == 0) {
+    return false;
+  }
+  RnnLayer problem;
+  problem.mode = layer.is_lstm() ? RnnMode::lstm : RnnMode::gru;
+  problem.dtype = *dtype;
+  problem.directions = layer.hx.sym_size(0).expect_int();
+  problem.input_size = layer.params[0].size(1);
+  problem.hidden_size = layer.params[1].size(1);
+  if (!is_symbolic(layer.input) && !is_symbolic(layer.hx)) {
+    if (layer.input.numel() == 0 || layer.hx.numel() == 0) return false;
+    problem.batch = layer.hx.size(1);
+    problem.rows = layer.is_packed() ? layer.input.size(0) : layer.input.size(0) * problem.batch;
+    // Of packed sequences only the mean counts: their number of steps may not be known.
+    problem.steps = (problem.rows + problem.batch - 1) / problem.batch;
+  }
+  return kernels->supports(problem, training);
+}
+
+}  // namespace fastvision

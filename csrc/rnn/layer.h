@@ -1,0 +1,46 @@
+// The tensors of one recurrent layer, as the schemas list them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <tuple>
+
+namespace fastvision {
+
+struct LayerTensors {
+  at::Tensor input;        // (steps, batch, input_size), or (rows, input_size) with batch_sizes
+  at::Tensor hx;           // (directions, batch, hidden_size)
+  at::Tensor cx;           // the same; undefined for GRU
+  at::TensorList params;   // per direction: w_ih, w_hh and, where there are biases, b_ih, b_hh
+  at::Tensor batch_sizes;  // (steps), int64 on the CPU; undefined where all sequences are equally long
+
+  LayerTensors(at::Tensor input, at::Tensor hx, const std::optional<at::Tensor>& cx, at::TensorList params,
+               const std::optional<at::Tensor>& batch_sizes)
+      : input(std::move(input)),
+        hx(std::move(hx)),
+        cx(cx.value_or(at::Tensor())),
+        params(params),
+        batch_sizes(batch_sizes.value_or(at::Tensor())) {}
+
+  bool is_lstm() const { return cx.defined(); }
+  bool is_packed() const { return batch_sizes.defined(); }
+  int64_t gates() const { return is_lstm() ? 4 : 3; }
+  int64_t directions() const { return hx.size(0); }
+  size_t params_per_direction() const { return params.size() / directions(); }
+  bool has_biases() const { return params_per_direction() == 4; }
+};
+
+using LayerResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // output, hy, cy
+
+// Do the tensors fit each other, as the kernels want them: one dtype and device, no projection? It asks for nothing
+// that symbolic sizes could not answer.
+bool is_plain_layer(const LayerTensors& layer);
+
+// Raises unless they do, and unless batch_sizes is what a PackedSequence has.
+void check_layer(const LayerTensors& layer);
+
+// Whether the operator runs a kernel for the layer, or else the reference.
+bool layer_has_kernel(const LayerTensors& layer, bool training);
+
+}  // namespace fastvision

@@ -1,0 +1,111 @@
+// Stacks of layers: torch.lstm and torch.gru over the operator of one layer. Being composite, they are taken apart by
+// torch.compile, which sees whole layers and never a step.
+#include <ATen/ops/cat.h>
+#include <ATen/ops/dropout.h>
+#include <c10/util/irange.h>
+#include <torch/library.h>
+
+#include "rnn/reference.h"
+
+namespace fastvision {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+LayerResult call_layer(const LayerTensors& layer) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("fastvision::rnn_layer", "")
+                             .typed<LayerResult(const Tensor&, const Tensor&, const OptionalTensor&, at::TensorList,
+                                                const OptionalTensor&)>();
+  const auto optional = [](const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; };
+  return op.call(layer.input, layer.hx, optional(layer.cx), layer.params, optional(layer.batch_sizes));
+}
+
+struct Stack {
+  at::TensorList params;
+  int64_t layers, directions, params_per_direction;
+  double dropout;
+  bool train;
+
+  // The tensors of layer `i`, whose states are rows of all layers' hx and cx.
+  LayerTensors layer(int64_t i, const Tensor& input, const Tensor& hx, const Tensor& cx,
+                     const OptionalTensor& batch_sizes) const {
+    const auto state = [&](const Tensor& all) { return layers == 1 ? all : all.narrow(0, i * directions, directions); };
+    const int64_t count = directions * params_per_direction;
+    return {input, state(hx), cx.defined() ? OptionalTensor(state(cx)) : std::nullopt, params.slice(i * count, count),
+            batch_sizes};
+  }
+};
+
+// Whether every layer is one that rnn_layer takes. What is not, a projection, say, or a mistake, is stock's to judge.
+bool is_plain(const Stack& stack, const Tensor& input, const Tensor& hx, const Tensor& cx,
+              const OptionalTensor& batch_sizes) {
+  const int64_t directions = stack.directions;
+  if (stack.layers < 1 || hx.dim() != 3 || input.dim() != (batch_sizes ? 2 : 3) || (cx.defined() && cx.dim() != 3) ||
+      hx.sym_size(0) != stack.layers * directions || (cx.defined() && cx.sym_size(0) != hx.sym_size(0)) ||
+      static_cast<int64_t>(stack.params.size()) != stack.layers * directions * stack.params_per_direction ||
+      !(stack.dropout >= 0 && stack.dropout <= 1)) {
+    return false;
+  }
+  const LayerTensors first = stack.layer(0, input, hx, cx, batch_sizes);
+  if (!is_plain_layer(first) || !layer_has_kernel(first, /*training=*/false)) return false;
+  c10::SymDimVector sizes(input.sym_sizes().begin(), input.sym_sizes().end());
+  sizes.back() = directions * hx.sym_size(2);
+  for (const auto i : c10::irange(1, stack.layers)) {
+    // Only the shape of a deeper layer's input counts here.
+    const Tensor between = input.new_empty_symint({1}).expand_symint(sizes);
+    if (!is_plain_layer(stack.layer(i, between, hx, cx, batch_sizes))) return false;
+  }
+  return true;
+}
+
+LayerResult run(const Stack& stack, const Tensor& input, const Tensor& hx, const Tensor& cx, bool batch_first,
+                const OptionalTensor& batch_sizes) {
+  Tensor rows = input;
+  std::vector<Tensor> hidden, cell;
+  for (const auto i : c10::irange(stack.layers)) {
+    if (i > 0 && stack.train && stack.dropout > 0) rows = at::dropout(rows, stack.dropout, true);
+    auto [output, hy, cy] = call_layer(stack.layer(i, rows, hx, cx, batch_sizes));
+    rows = output;
+    hidden.push_back(hy);
+    cell.push_back(cy);
+  }
+  const auto joined = [&](const std::vector<Tensor>& states) {
+    return stack.layers == 1 ? states[0] : at::cat(states, 0);
+  };
+  return {batch_first ? rows.transpose(0, 1) : rows, joined(hidden), cx.defined() ? joined(cell) : Tensor()};
+}
+
+LayerResult lstm(const Tensor& input, at::TensorList hx, at::TensorList params, bool has_biases, int64_t num_layers,
+                 double dropout, bool train, bool bidirectional, bool batch_first, const OptionalTensor& batch_sizes) {
+  const Stack stack{params, num_layers, bidirectional ? 2 : 1, has_biases ? 4 : 2, dropout, train};
+  const Tensor steps_first = batch_first && input.dim() == 3 ? input.transpose(0, 1) : input;
+  if (hx.size() != 2 || !is_plain(stack, steps_first, hx[0], hx[1], batch_sizes)) {
+    return lstm_reference(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
+                          batch_sizes);
+  }
+  return run(stack, steps_first, hx[0], hx[1], batch_first, batch_sizes);
+}
+
+std::tuple<Tensor, Tensor> gru(const Tensor& input, const Tensor& hx, at::TensorList params, bool has_biases,
+                               int64_t num_layers, double dropout, bool train, bool bidirectional, bool batch_first,
+                               const OptionalTensor& batch_sizes) {
+  const Stack stack{params, num_layers, bidirectional ? 2 : 1, has_biases ? 4 : 2, dropout, train};
+  const Tensor steps_first = batch_first && input.dim() == 3 ? input.transpose(0, 1) : input;
+  if (!is_plain(stack, steps_first, hx, Tensor(), batch_sizes)) {
+    return gru_reference(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
+                         batch_sizes);
+  }
+  const auto [output, hy, cy] = run(stack, steps_first, hx, Tensor(), batch_first, batch_sizes);
+  return {output, hy};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fastvision, CompositeImplicitAutograd, m) {
+  m.impl("lstm", &lstm);
+  m.impl("gru", &gru);
+}
+
+}  // namespace fastvision
