@@ -16,9 +16,9 @@ from fastvision.nn.conv import (
     convolution_options,
     pool_options,
     run_operator,
-    tensor_of,
     without_defaults,
 )
+from fastvision.nn.parameters import tensor_of
 
 # The exact types: a subclass may compute something else.
 _DROPOUTS = (nn.Dropout, nn.Dropout2d)

@@ -1,0 +1,225 @@
+"""LSTM, GRU and their cells: torch.nn's modules, computed by the operators of `fastvision.ops.rnn`.
+
+Each is a subclass of the stock module of that name: constructor, parameters, initialisation, state_dict, attributes
+and errors are inherited or the same, only `forward` calls another operator. Stock's forward keeps a module from being
+compiled as one graph where it reads sizes from packed sequences; these do not.
+"""
+
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from fastvision.nn import dynamo
+from fastvision.nn.parameters import tensor_of
+from fastvision.ops.rnn import lstm_cell
+
+_lstm = torch.ops.fastvision.lstm.default
+_gru = torch.ops.fastvision.gru.default
+_gru_cell = torch.ops.fastvision.gru_cell.default
+
+
+def _is_recorded(input: Any) -> bool:
+    """Whether torch.fx or torch.jit.trace records this call, for a program that may run without fastvision."""
+    return isinstance(input, torch.fx.Proxy) or torch.jit.is_tracing()
+
+
+def _record(module: nn.Module, stock: type[nn.Module], input: Any, hx: Any) -> Any:
+    """The call as tracers see a stock module: a single node in torch.fx, stock operators in torch.jit.trace."""
+    if isinstance(input, torch.fx.Proxy):
+        arguments = (input,) if hx is None else (input, hx)
+        return input.tracer.create_proxy("call_module", input.tracer.path_of_module(module), arguments, {})
+    return stock.forward(module, input, hx)
+
+
+class _Sequences:
+    """The forward of LSTM and GRU, put before stock's class in the bases. Its steps and checks are stock's."""
+
+    def forward(self, input, hx=None):
+        if _is_recorded(input):
+            return _record(self, self._stock, input, hx)
+        weights = self._current_weights()
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, weights)
+        if input.dim() not in (2, 3):
+            raise ValueError(f"{self.mode}: Expected input to be 2D or 3D, got {input.dim()}D instead")
+        is_batched = input.dim() == 3
+        batch_dim = 0 if self.batch_first else 1
+        if not is_batched:
+            input = input.unsqueeze(batch_dim)
+        hx = self._zeros(input, input.size(batch_dim)) if hx is None else self._with_batch(hx, is_batched)
+        self.check_forward_args(input, hx, None)
+        output, hidden = self._run(input, hx, weights, self.batch_first, None)
+        return (output, hidden) if is_batched else (output.squeeze(batch_dim), self._without_batch(hidden))
+
+    def _forward_packed(self, packed: PackedSequence, hx: Any, weights: list[Tensor]):
+        input, batch_sizes, sorted_indices, unsorted_indices = packed
+        if hx is None:
+            hx = self._zeros(input, _batch_size(batch_sizes, sorted_indices))
+        else:
+            hx = self.permute_hidden(hx, sorted_indices)
+        self._check_packed(input, hx, batch_sizes)
+        output, hidden = self._run(input, hx, weights, False, batch_sizes)
+        output = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
+        return output, self.permute_hidden(hidden, unsorted_indices)
+
+    def _current_weights(self) -> list[Tensor]:
+        """The parameters in the operator's order, as they are now."""
+        if torch.compiler.is_compiling():
+            # _flat_weights is a cache, which a graph can't update.
+            return [tensor_of(self, name) for name in self._flat_weights_names]
+        # Asking stock whether its cache still holds takes ten times as long.
+        if not all(map(is_, map(self._parameters.get, self._flat_weights_names), self._flat_weights)):
+            self._update_flat_weights()
+        return self._flat_weights
+
+    def _options(self) -> tuple:
+        return self.bias, self.num_layers, self.dropout, self.training, self.bidirectional
+
+    def _zero_state(self, input: Tensor, batch: int, size: int) -> Tensor:
+        layers = self.num_layers * (2 if self.bidirectional else 1)
+        return torch.zeros(layers, batch, size, dtype=input.dtype, device=input.device)
+
+
+def _batch_size(batch_sizes: Tensor, sorted_indices: Tensor | None) -> int:
+    if not torch.compiler.is_compiling():
+        return int(batch_sizes[0])
+    if sorted_indices is not None:
+        return sorted_indices.size(0)
+    # A size that is known when the graph runs, rather than a break in the graph.
+    with torch._dynamo.patch_dynamo_config(capture_scalar_outputs=True):
+        return batch_sizes[0].item()
+
+
+class LSTM(_Sequences, nn.LSTM):
+    """Long short-term memory over sequences: `torch.nn.LSTM`, computed by `fastvision.ops.lstm`.
+
+    Arguments, parameters, initialisation, state_dict, shapes, dtypes and errors are those of `torch.nn.LSTM`; the same
+    seed gives the same weights. Input may be a tensor, with or without batch, or a PackedSequence.
+    """
+
+    _stock = nn.LSTM
+
+    def _zeros(self, input: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        hidden_size = self.proj_size if self.proj_size > 0 else self.hidden_size
+        return self._zero_state(input, batch, hidden_size), self._zero_state(input, batch, self.hidden_size)
+
+    def _with_batch(self, hx: tuple[Tensor, Tensor], is_batched: bool) -> tuple[Tensor, Tensor]:
+        expected, kind = (3, "batched 3-D") if is_batched else (2, "unbatched 2-D")
+        if hx[0].dim() != expected or hx[1].dim() != expected:
+            raise RuntimeError(
+                f"For {kind} input, hx and cx should also be {expected}-D "
+                f"but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+            )
+        return hx if is_batched else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+
+    def _without_batch(self, hidden: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return hidden[0].squeeze(1), hidden[1].squeeze(1)
+
+    def _check_packed(self, input: Tensor, hx: tuple[Tensor, Tensor], batch_sizes: Tensor) -> None:
+        pass  # stock leaves it to the operator
+
+    def _run(self, input, hx, weights, batch_first, batch_sizes):
+        output, hy, cy = _lstm(input, hx, weights, *self._options(), batch_first, batch_sizes)
+        return output, (hy, cy)
+
+
+class GRU(_Sequences, nn.GRU):
+    """Gated recurrent units over sequences: `torch.nn.GRU`, computed by `fastvision.ops.gru`.
+
+    Arguments, parameters, initialisation, state_dict, shapes, dtypes and errors are those of `torch.nn.GRU`; the same
+    seed gives the same weights. Input may be a tensor, with or without batch, or a PackedSequence.
+    """
+
+    _stock = nn.GRU
+
+    def _zeros(self, input: Tensor, batch: int) -> Tensor:
+        return self._zero_state(input, batch, self.hidden_size)
+
+    def _with_batch(self, hx: Tensor, is_batched: bool) -> Tensor:
+        expected, kind = (3, "batched 3-D") if is_batched else (2, "unbatched 2-D")
+        if hx.dim() != expected:
+            raise RuntimeError(f"For {kind} input, hx should also be {expected}-D but got {hx.dim()}-D tensor")
+        return hx if is_batched else hx.unsqueeze(1)
+
+    def _without_batch(self, hidden: Tensor) -> Tensor:
+        return hidden.squeeze(1)
+
+    def _check_packed(self, input: Tensor, hx: Tensor, batch_sizes: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            self.check_input(input, batch_sizes)  # the operator checks hx, when it can read batch_sizes
+        else:
+            self.check_forward_args(input, hx, batch_sizes)
+
+    def _run(self, input, hx, weights, batch_first, batch_sizes):
+        return _gru(input, hx, weights, *self._options(), batch_first, batch_sizes)
+
+
+class LSTMCell(nn.LSTMCell):
+    """One step of long short-term memory: `torch.nn.LSTMCell`, computed by `fastvision.ops.lstm_cell`.
+
+    Arguments, parameters, initialisation, state_dict, shapes, dtypes and errors are those of `torch.nn.LSTMCell`; the
+    same seed gives the same weights.
+    """
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        if _is_recorded(input):
+            return _record(self, nn.LSTMCell, input, hx)
+        dimensions = input.dim()
+        if dimensions not in (1, 2):
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {dimensions}D instead")
+        if hx is not None:
+            for index, state in enumerate(hx):
+                if state.dim() not in (1, 2):
+                    raise ValueError(f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {state.dim()}D instead")
+        if dimensions == 1:
+            input = input.unsqueeze(0)
+            hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+        if hx is None:
+            zeros = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
+            hx = (zeros, zeros)
+        h, c = lstm_cell(
+            input,
+            hx,
+            tensor_of(self, "weight_ih"),
+            tensor_of(self, "weight_hh"),
+            tensor_of(self, "bias_ih"),
+            tensor_of(self, "bias_hh"),
+        )
+        return (h.squeeze(0), c.squeeze(0)) if dimensions == 1 else (h, c)
+
+
+class GRUCell(nn.GRUCell):
+    """One step of a gated recurrent unit: `torch.nn.GRUCell`, computed by `fastvision.ops.gru_cell`.
+
+    Arguments, parameters, initialisation, state_dict, shapes, dtypes and errors are those of `torch.nn.GRUCell`; the
+    same seed gives the same weights.
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        if _is_recorded(input):
+            return _record(self, nn.GRUCell, input, hx)
+        dimensions = input.dim()
+        if dimensions not in (1, 2):
+            raise ValueError(f"GRUCell: Expected input to be 1D or 2D, got {dimensions}D instead")
+        if hx is not None and hx.dim() not in (1, 2):
+            raise ValueError(f"GRUCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
+        if dimensions == 1:
+            input = input.unsqueeze(0)
+            hx = None if hx is None else hx.unsqueeze(0)
+        if hx is None:
+            hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
+        h = _gru_cell(
+            input,
+            hx,
+            tensor_of(self, "weight_ih"),
+            tensor_of(self, "weight_hh"),
+            tensor_of(self, "bias_ih"),
+            tensor_of(self, "bias_hh"),
+        )
+        return h.squeeze(0) if dimensions == 1 else h
+
+
+dynamo.trace_subclasses(LSTM, GRU)
