@@ -1,4 +1,4 @@
-// A cell is a layer of one step over a batch of rows.
+// A cell in training: a layer of one step over a batch of rows.
 #pragma once
 
 #include <c10/util/SmallVector.h>

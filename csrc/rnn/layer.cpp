@@ -10,11 +10,6 @@ namespace {
 
 using at::Tensor;
 
-bool like(const Tensor& tensor, const Tensor& input) {
-  return tensor.defined() && tensor.scalar_type() == input.scalar_type() && tensor.device() == input.device() &&
-         tensor.layout() == at::kStrided;
-}
-
 bool has_shape(const Tensor& tensor, std::initializer_list<c10::SymInt> shape) {
   return tensor.sym_sizes().equals(c10::SymIntArrayRef(shape));
 }
@@ -25,9 +20,14 @@ bool is_batch_sizes(const Tensor& batch_sizes) {
 
 }  // namespace
 
+bool is_like(const Tensor& tensor, const Tensor& input) {
+  return tensor.defined() && tensor.scalar_type() == input.scalar_type() && tensor.device() == input.device() &&
+         tensor.layout() == at::kStrided;
+}
+
 bool is_plain_layer(const LayerTensors& layer) {
   const Tensor &input = layer.input, &hx = layer.hx;
-  if (!like(input, input) || !like(hx, input) || input.dim() != (layer.is_packed() ? 2 : 3) || hx.dim() != 3 ||
+  if (!is_like(input, input) || !is_like(hx, input) || input.dim() != (layer.is_packed() ? 2 : 3) || hx.dim() != 3 ||
       (layer.is_packed() && !is_batch_sizes(layer.batch_sizes))) {
     return false;
   }
@@ -36,12 +36,12 @@ bool is_plain_layer(const LayerTensors& layer) {
       (layer.params.size() != 2 * directions && layer.params.size() != 4 * directions)) {
     return false;
   }
-  if (layer.is_lstm() && !(like(layer.cx, input) && layer.cx.sym_sizes() == hx.sym_sizes())) return false;
+  if (layer.is_lstm() && !(is_like(layer.cx, input) && layer.cx.sym_sizes() == hx.sym_sizes())) return false;
   if (!layer.is_packed() && input.sym_size(1) != hx.sym_size(1)) return false;
   const size_t step = layer.params_per_direction();
   for (size_t i = 0; i < layer.params.size(); i += step) {
     for (size_t j = 0; j < step; ++j) {
-      if (!like(layer.params[i + j], input)) return false;
+      if (!is_like(layer.params[i + j], input)) return false;
     }
     if (!has_shape(layer.params[i], {width, input.sym_size(-1)}) || !has_shape(layer.params[i + 1], {width, hidden}) ||
         (step == 4 && !(has_shape(layer.params[i + 2], {width}) && has_shape(layer.params[i + 3], {width})))) {

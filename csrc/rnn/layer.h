@@ -33,6 +33,9 @@ struct LayerTensors {
 
 using LayerResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // output, hy, cy
 
+// Of the input's dtype and on its device.
+bool is_like(const at::Tensor& tensor, const at::Tensor& input);
+
 // Do the tensors fit each other, as the kernels want them: one dtype and device, no projection? It asks for nothing
 // that symbolic sizes could not answer.
 bool is_plain_layer(const LayerTensors& layer);

@@ -9,7 +9,6 @@
 #include "core/big_tensor.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"
-#include "rnn/cells.h"
 #include "rnn/kernels.h"
 #include "rnn/reference.h"
 
@@ -87,12 +86,11 @@ Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
   return empty_result(sizes, options, at::MemoryFormat::Contiguous);
 }
 
-// Sequences want their final states beside the output; a cell's are its output.
-LayerResult run_forward(const Layer& layer, c10::Device device, bool is_cell, const Tensor& reserve) {
+LayerResult run_forward(const Layer& layer, c10::Device device, const Tensor& reserve) {
   const c10::DeviceGuard guard(device);
   const RnnLayer& p = layer.problem();
   Tensor output = empty(layer.output_sizes(), layer.options());
-  Tensor hy = is_cell ? Tensor() : at::empty(layer.state_sizes(), layer.options());
+  Tensor hy = at::empty(layer.state_sizes(), layer.options());
   Tensor cy = at::empty(p.mode == RnnMode::lstm ? layer.state_sizes() : std::vector<int64_t>{0}, layer.options());
   RnnForward arrays{};
   arrays.input = layer.input();
@@ -100,7 +98,7 @@ LayerResult run_forward(const Layer& layer, c10::Device device, bool is_cell, co
   arrays.cell = layer.cell();
   layer.weights(arrays.weights);
   arrays.output = output.mutable_data_ptr();
-  arrays.final_hidden = is_cell ? nullptr : hy.mutable_data_ptr();
+  arrays.final_hidden = hy.mutable_data_ptr();
   arrays.final_cell = p.mode == RnnMode::lstm ? cy.mutable_data_ptr() : nullptr;
   arrays.reserve = reserve.defined() ? reserve.mutable_data_ptr<float>() : nullptr;
   TorchContext context(device);
@@ -113,7 +111,7 @@ LayerResult rnn_layer(const Tensor& input, const Tensor& hx, const OptionalTenso
   const LayerTensors tensors(input, hx, cx, params, batch_sizes);
   check_layer(tensors);
   if (!layer_has_kernel(tensors, /*training=*/false)) return rnn_layer_reference(tensors);
-  return run_forward(Layer(tensors), input.device(), /*is_cell=*/false, Tensor());
+  return run_forward(Layer(tensors), input.device(), Tensor());
 }
 
 // The operators of training are called by autograd, which has asked for a kernel, or by hand. What began with
@@ -133,7 +131,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_layer_with_reserve(const Tensor& 
   check_training(tensors);
   const Layer layer(tensors);
   Tensor reserve = empty(layer.reserve_sizes(), layer.options().dtype(at::kFloat));
-  auto [output, hy, cy] = run_forward(layer, input.device(), /*is_cell=*/false, reserve);
+  auto [output, hy, cy] = run_forward(layer, input.device(), reserve);
   return {output, hy, cy, reserve};
 }
 
@@ -203,19 +201,91 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> rnn_layer_backward(
   return {grad_input, grad_hx, grad_cx, grad_params};
 }
 
+// A cell in inference takes microseconds, so it makes no views and copies no tensors.
+class Cell {
+ public:
+  Cell(const Tensor& input, const Tensor& hx, const Tensor* cx, const Tensor& w_ih, const Tensor& w_hh,
+       const OptionalTensor& b_ih, const OptionalTensor& b_hh)
+      : input_(input), hx_(hx), cx_(cx), w_ih_(w_ih), w_hh_(w_hh), b_ih_(pointer(b_ih)), b_hh_(pointer(b_hh)) {
+    problem_.mode = cx ? RnnMode::lstm : RnnMode::gru;
+  }
+
+  // What does not fit is stock's to judge.
+  bool has_kernel() {
+    const auto dtype = kernel_dtype(input_.scalar_type());
+    const RnnKernels* kernels = kernels_of(input_.device(), &KernelLibrary::rnn);
+    if (!kernels_enabled() || !kernels || !dtype || !fits()) return false;
+    problem_.dtype = *dtype;
+    problem_.steps = 1;
+    problem_.batch = problem_.rows = input_.size(0);
+    problem_.input_size = problem_.input_row_stride = input_.size(1);
+    problem_.hidden_size = hx_.size(1);
+    return kernels->supports(problem_, /*training=*/false);
+  }
+
+  // The next hidden state and, if there is one, that of the cell in `cy`.
+  Tensor run(Tensor* cy) const {
+    const c10::DeviceGuard guard(input_.device());
+    const auto input = input_.expect_contiguous(), hx = hx_.expect_contiguous(), w_ih = w_ih_.expect_contiguous(),
+               w_hh = w_hh_.expect_contiguous();
+    const auto optional = [](const Tensor* tensor) {
+      return tensor ? tensor->expect_contiguous() : c10::MaybeOwned<Tensor>::owned(std::in_place);
+    };
+    const auto cx = optional(cx_), b_ih = optional(b_ih_), b_hh = optional(b_hh_);
+    const auto data = [](const Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; };
+    Tensor hy = at::empty(hx_.sizes(), hx_.options(), at::MemoryFormat::Contiguous);
+    if (cy) *cy = at::empty(hx_.sizes(), hx_.options(), at::MemoryFormat::Contiguous);
+    const RnnForward arrays{.input = input->const_data_ptr(),
+                            .hidden = hx->const_data_ptr(),
+                            .cell = data(*cx),
+                            .weights = {{w_ih->const_data_ptr(), w_hh->const_data_ptr(), data(*b_ih), data(*b_hh)}, {}},
+                            .output = hy.mutable_data_ptr(),
+                            .final_hidden = nullptr,
+                            .final_cell = cy ? cy->mutable_data_ptr() : nullptr,
+                            .reserve = nullptr};
+    TorchContext context(input_.device());
+    check_status(kernels_of(input_.device(), &KernelLibrary::rnn)->forward(problem_, arrays, context));
+    return hy;
+  }
+
+ private:
+  static const Tensor* pointer(const OptionalTensor& tensor) {
+    return tensor && tensor->defined() ? &*tensor : nullptr;
+  }
+
+  bool fits() const {
+    if (input_.dim() != 2 || hx_.dim() != 2 || input_.numel() == 0 || hx_.numel() == 0 || !b_ih_ != !b_hh_) {
+      return false;
+    }
+    const int64_t batch = input_.size(0), hidden = hx_.size(1), width = hidden * problem_.gates();
+    const auto is = [&](const Tensor& tensor, at::IntArrayRef sizes) {
+      return is_like(tensor, input_) && tensor.sizes() == sizes;
+    };
+    return is(hx_, {batch, hidden}) && (!cx_ || is(*cx_, {batch, hidden})) && is(w_ih_, {width, input_.size(1)}) &&
+           is(w_hh_, {width, hidden}) && (!b_ih_ || (is(*b_ih_, {width}) && is(*b_hh_, {width})));
+  }
+
+  const Tensor &input_, &hx_;
+  const Tensor* cx_;
+  const Tensor &w_ih_, &w_hh_;
+  const Tensor *b_ih_, *b_hh_;
+  RnnLayer problem_;
+};
+
 std::tuple<Tensor, Tensor> lstm_cell(const Tensor& input, const Tensor& hx, const Tensor& cx, const Tensor& w_ih,
                                      const Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh) {
-  const CellTensors cell(input, hx, cx, w_ih, w_hh, b_ih, b_hh);
-  if (!cell.has_kernel(/*training=*/false)) return at::lstm_cell(input, {hx, cx}, w_ih, w_hh, b_ih, b_hh);
-  const auto [output, hy, cy] = run_forward(Layer(cell.layer()), input.device(), /*is_cell=*/true, Tensor());
-  return {output.squeeze(0), cy.squeeze(0)};
+  Cell cell(input, hx, &cx, w_ih, w_hh, b_ih, b_hh);
+  if (!cell.has_kernel()) return at::lstm_cell(input, {hx, cx}, w_ih, w_hh, b_ih, b_hh);
+  Tensor cy;
+  Tensor hy = cell.run(&cy);
+  return {std::move(hy), std::move(cy)};
 }
 
 Tensor gru_cell(const Tensor& input, const Tensor& hx, const Tensor& w_ih, const Tensor& w_hh,
                 const OptionalTensor& b_ih, const OptionalTensor& b_hh) {
-  const CellTensors cell(input, hx, std::nullopt, w_ih, w_hh, b_ih, b_hh);
-  if (!cell.has_kernel(/*training=*/false)) return at::gru_cell(input, hx, w_ih, w_hh, b_ih, b_hh);
-  return std::get<0>(run_forward(Layer(cell.layer()), input.device(), /*is_cell=*/true, Tensor())).squeeze(0);
+  Cell cell(input, hx, nullptr, w_ih, w_hh, b_ih, b_hh);
+  if (!cell.has_kernel()) return at::gru_cell(input, hx, w_ih, w_hh, b_ih, b_hh);
+  return cell.run(nullptr);
 }
 
 void register_operators(torch::Library& m) {

@@ -72,14 +72,23 @@ inline FASTVISION_INLINE Vec load_as_float(const T* source, int64_t n) {
   if constexpr (std::is_same_v<T, float>) {
     return n >= kLanes ? Vec::loadu(source) : load_first(source, n);
   } else {
-    float lanes[kLanes]{};
-    convert_row(source, lanes, std::min(n, kLanes));
-    return Vec::loadu(lanes);
+    if (n < kLanes) {
+      float lanes[kLanes]{};
+      convert_row(source, lanes, n);
+      return Vec::loadu(lanes);
+    }
+    Vec values;
+    if constexpr (std::is_same_v<T, c10::BFloat16>) {
+      at::vec::load_fp32_from_bf16(source, values);
+    } else {
+      at::vec::load_fp32_from_fp16(source, values);
+    }
+    return values;
   }
 }
 
-// For each of `units` <= kLanes rows of the weights its product with x; the other lanes are zero. Weights are read as
-// they are: nothing is packed, and nothing can be out of date. x is padded with finite numbers to whole vectors.
+// For each of `units` <= kLanes rows of the weights its product with x; the other lanes are arbitrary. Weights are read
+// as they are: nothing is packed, and nothing can be out of date.
 template <class T>
 inline Vec dot_products(const T* weights, int64_t depth, int64_t units, const float* x) {
   Square sum;
