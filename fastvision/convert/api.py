@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from fastvision.convert.check import check_outputs, outputs_in_eval_mode
+from fastvision.convert.layers import original, replacement
 from fastvision.convert.sequential import FusedForward, fused_class, has_runs, runs_its_children, stock_class
 
 
@@ -19,7 +20,10 @@ def convert(model: nn.Module, example_inputs: Any = None, *, inplace: bool = Fal
     run as one operator, `fastvision.ops.conv2d_pool2d`. Identity, and Dropout in eval mode, may stand between them.
     BatchNorm2d is folded into the weights in eval mode and runs as it is in training mode. The layers themselves stay
     in the model: parameters, state_dict keys, names, indexing, hooks and train/eval are what they were. A layer that
-    has hooks is called as before. `fastvision.explain` lists what is replaced, what is not, and why.
+    has hooks is called as before.
+
+    LSTM, GRU, LSTMCell and GRUCell, anywhere in the model, become those of fastvision.nn, in place: the layer keeps its
+    identity, parameters, hooks and mode. `fastvision.explain` lists what is replaced, what is not, and why.
 
     Args:
         model: any module; its own nn.Sequentials are found at any depth.
@@ -38,14 +42,15 @@ def convert(model: nn.Module, example_inputs: Any = None, *, inplace: bool = Fal
     expected = None if example_inputs is None else outputs_in_eval_mode(model, example_inputs)
     converted = model if inplace else _copy(model)
     # Listed before any class changes, so that what is found does not depend on the order.
-    found = [m for m in converted.modules() if _is_convertible(m)]
-    for module in found:
-        module.__class__ = fused_class(type(module))
+    found = [(m, _converted_class(m)) for m in converted.modules()]
+    found = [(m, kind) for m, kind in found if kind is not None]
+    for module, kind in found:
+        module.__class__ = kind
     if example_inputs is not None:
         try:
             check_outputs(outputs_in_eval_mode(converted, example_inputs), expected)
         except BaseException:
-            _restore(found)
+            _restore([module for module, _ in found])
             raise
     return converted
 
@@ -53,21 +58,31 @@ def convert(model: nn.Module, example_inputs: Any = None, *, inplace: bool = Fal
 def revert(model: nn.Module) -> nn.Module:
     """Turns a converted model back into its stock layers, in place, and returns it.
 
+    Modules that were made as fastvision.nn.LSTM, GRU, LSTMCell or GRUCell become stock, too.
+
     Raises:
         TypeError: model is not a module.
     """
     _check_module(model)
-    _restore([m for m in model.modules() if stock_class(m) is not None])
+    _restore([m for m in model.modules() if _original_class(m) is not None])
     return model
 
 
-def _is_convertible(module: nn.Module) -> bool:
-    return runs_its_children(module) and not isinstance(module, FusedForward) and has_runs(module)
+def _converted_class(module: nn.Module) -> type[nn.Module] | None:
+    """The class that this module gets by conversion; None if it keeps its own."""
+    if runs_its_children(module) and not isinstance(module, FusedForward) and has_runs(module):
+        return fused_class(type(module))
+    return replacement(module)
+
+
+def _original_class(module: nn.Module) -> type[nn.Module] | None:
+    """The stock class of a converted module; None if there is nothing to revert."""
+    return stock_class(module) or original(module)
 
 
 def _restore(modules: list[nn.Module]) -> None:
     for module in modules:
-        module.__class__ = stock_class(module)
+        module.__class__ = _original_class(module)
         module.__dict__.pop("_plan", None)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.utils import parametrize
 
+from fastvision.convert.layers import operator_name, original, replacement
 from fastvision.convert.runs import Run, find_runs, obstacle
 from fastvision.convert.sequential import FusedForward, flatten, runs_its_children
 
@@ -70,7 +71,9 @@ def _rows(module: nn.Module, alone: str, names: dict[nn.Module, str], seen: set[
     if module in seen:
         return
     seen.add(module)
-    if not module._modules or parametrize.is_parametrized(module):
+    if original(module) or replacement(module):
+        yield _replacement_row(module, names)
+    elif not module._modules or parametrize.is_parametrized(module):
         yield _unfused_row(module, obstacle(module) or alone, names)
     elif _runs_as_one(module):
         yield from _sequential_rows(module, names, seen)
@@ -112,6 +115,11 @@ def _run_row(run: Run, converted: bool, names: dict[nn.Module, str]) -> Row:
         status=NOT_REPLACED if hindrance else REPLACED if converted else REPLACEABLE,
         reason=hindrance or call,
     )
+
+
+def _replacement_row(layer: nn.Module, names: dict[nn.Module, str]) -> Row:
+    status = REPLACED if original(layer) else REPLACEABLE
+    return Row(names[layer], (type(layer).__name__,), status, f"calls fastvision.ops.{operator_name(layer)}")
 
 
 def _unfused_row(layer: nn.Module, reason: str, names: dict[nn.Module, str]) -> Row:

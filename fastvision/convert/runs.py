@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fastvision.convert.layers import STOCK_LAYERS
 from fastvision.nn.conv import (
     ConvReLU2d,
     both_axes,
@@ -33,6 +34,9 @@ _FOLDED_DTYPES = (torch.float32, torch.float64)
 # 3x3 kernels, 64 to 512 channels, one core: at 3 to 12 weights per pixel a folded run takes 0.46 to 1.03 of the time
 # of its layers one by one; at 24, with the 9 MB of weights of 512 channels, 1.2.
 _WEIGHTS_FOLDED_PER_PIXEL = 16
+
+
+_OWN_FORWARD = "has a forward of its own, set on the instance"
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -68,7 +72,7 @@ def _temporary_obstacle(layer: nn.Module) -> str | None:
     if has_hooks(layer):
         return "has hooks, which a fused call would leave out"
     if "forward" in layer.__dict__:
-        return "has a forward of its own, set on the instance"
+        return _OWN_FORWARD
     if type(layer) is nn.BatchNorm2d and layer.training:
         return "is in training mode; it is folded in eval mode"
     if type(layer) in _DROPOUTS and layer.training:
@@ -77,13 +81,15 @@ def _temporary_obstacle(layer: nn.Module) -> str | None:
 
 
 def _foreign(layer: nn.Module) -> str:
+    if type(layer) in STOCK_LAYERS and "forward" in layer.__dict__:
+        return _OWN_FORWARD
     if isinstance(layer, ConvReLU2d):
         return "is fused already"
     if parametrize.is_parametrized(layer):
         return "has parametrizations"
     if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
         return "is lazy; convert after its first forward"
-    for stock in _FUSIBLE:
+    for stock in (*_FUSIBLE, *STOCK_LAYERS):
         if isinstance(layer, stock):
             return f"is a subclass of {stock.__name__}, which may compute something else"
     return "is not a layer that is fused"

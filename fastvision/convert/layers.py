@@ -1,0 +1,34 @@
+"""Single layers that a module of fastvision.nn does faster: LSTM, GRU and their cells.
+
+A replaced layer stays the object that it was, with its parameters, hooks and mode. Only its class changes.
+"""
+
+from torch import nn
+
+from fastvision.nn import GRU, LSTM, GRUCell, LSTMCell
+
+# Exact types: a subclass (a parametrized or quantised layer has one too) may compute something else.
+_REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.LSTM: LSTM,
+    nn.GRU: GRU,
+    nn.LSTMCell: LSTMCell,
+    nn.GRUCell: GRUCell,
+}
+_OPERATORS = {LSTM: "lstm", GRU: "gru", LSTMCell: "lstm_cell", GRUCell: "gru_cell"}
+STOCK_LAYERS = tuple(_REPLACEMENTS)
+_ORIGINALS = {ours: stock for stock, ours in _REPLACEMENTS.items()}
+
+
+def replacement(layer: nn.Module) -> type[nn.Module] | None:
+    """The class that does what this layer does, faster; None if there is none or the layer has its own forward."""
+    return None if "forward" in layer.__dict__ else _REPLACEMENTS.get(type(layer))
+
+
+def original(layer: nn.Module) -> type[nn.Module] | None:
+    """The stock class of a replaced layer, or of one that was made with ours; None for other layers."""
+    return _ORIGINALS.get(type(layer))
+
+
+def operator_name(layer: nn.Module) -> str:
+    """The operator that does a layer, replaced or replaceable."""
+    return _OPERATORS[_REPLACEMENTS.get(type(layer), type(layer))]
