@@ -26,20 +26,26 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def passes(program: str, sanitizer: str, capability: str, options: argparse.Namespace) -> bool:
+    executable = native_programs.build(program, sanitizer, capability)
+    start = time.perf_counter()
+    result = native_programs.run(executable, options.problems, options.seed)
+    seconds = time.perf_counter() - start
+    passed = result.returncode == 0
+    verdict = "passed" if passed else "FAILED"
+    print(f"{program} {sanitizer} {capability}: {verdict}, {options.problems} problems in {seconds:.0f} s", flush=True)
+    if not passed:
+        print(result.stdout)
+    return passed
+
+
 def main() -> int:
     options = arguments()
     failed = False
     for sanitizer in options.sanitizer:
         for capability in options.capability:
-            executable = native_programs.build("conv_kernels", sanitizer, capability)
-            start = time.perf_counter()
-            result = native_programs.run(executable, options.problems, options.seed)
-            seconds = time.perf_counter() - start
-            verdict = "passed" if result.returncode == 0 else "FAILED"
-            print(f"{sanitizer} {capability}: {verdict}, {options.problems} problems in {seconds:.0f} s", flush=True)
-            if result.returncode != 0:
-                print(result.stdout)
-                failed = True
+            for program in ("conv_kernels", "rnn_kernels"):
+                failed |= not passes(program, sanitizer, capability, options)
     return int(failed)
 
 

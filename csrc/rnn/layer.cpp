@@ -14,8 +14,8 @@ bool has_shape(const Tensor& tensor, std::initializer_list<c10::SymInt> shape) {
   return tensor.sym_sizes().equals(c10::SymIntArrayRef(shape));
 }
 
-bool is_batch_sizes(const Tensor& batch_sizes) {
-  return batch_sizes.device().is_cpu() && batch_sizes.scalar_type() == at::kLong && batch_sizes.dim() == 1;
+bool is_batch_sizes(const Tensor& batch_sizes, const Tensor& input) {
+  return (batch_sizes.is_cpu() || input.is_meta()) && batch_sizes.scalar_type() == at::kLong && batch_sizes.dim() == 1;
 }
 
 }  // namespace
@@ -28,7 +28,7 @@ bool is_like(const Tensor& tensor, const Tensor& input) {
 bool is_plain_layer(const LayerTensors& layer) {
   const Tensor &input = layer.input, &hx = layer.hx;
   if (!is_like(input, input) || !is_like(hx, input) || input.dim() != (layer.is_packed() ? 2 : 3) || hx.dim() != 3 ||
-      (layer.is_packed() && !is_batch_sizes(layer.batch_sizes))) {
+      (layer.is_packed() && !is_batch_sizes(layer.batch_sizes, input))) {
     return false;
   }
   const c10::SymInt directions = hx.sym_size(0), hidden = hx.sym_size(2), width = hidden * layer.gates();
