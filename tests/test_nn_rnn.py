@@ -136,7 +136,7 @@ def test_attributes_of_sequences(name):
     ours, stock = build_pair(name, num_layers=2, bidirectional=True)
     assert_close(ours.all_weights, stock.all_weights)
     ours.flatten_parameters()
-    assert [a is b for a, b in zip(ours._flat_weights, ours.parameters(), strict=True)]
+    assert all(a is b for a, b in zip(ours._flat_weights, ours.parameters(), strict=True))
     assert ours.double()(torch.randn(2, 1, 4).double())[0].dtype == torch.float64
 
 
