@@ -50,7 +50,7 @@ struct RnnBackward {
 
 // Every launch function returns null, or what went wrong.
 struct RnnKernels {
-  // Is there a kernel for this problem, and is it the faster choice? With rows == 0 the sizes of the batch are unknown
+  // Is there a kernel for this problem, and is it the faster choice? With rows == 0 the sizes are unknown
   // (a compiled graph with dynamic shapes): true promises to run any of them.
   bool (*supports)(const RnnLayer&, bool training);
   const char* (*forward)(const RnnLayer&, const RnnForward&, Context&);

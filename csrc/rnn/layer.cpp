@@ -56,7 +56,10 @@ void check_layer(const LayerTensors& layer) {
               "fastvision::rnn_layer: expected input (steps, batch, input_size), hx and cx (directions, batch, "
               "hidden_size) and params of matching shapes, all of one dtype on one device, got input ",
               layer.input.sym_sizes(), ", hx ", layer.hx.sym_sizes(), " and ", layer.params.size(), " params");
-  if (!layer.is_packed() || layer.batch_sizes.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return;
+}
+
+void check_batch_sizes(const LayerTensors& layer) {
+  if (!layer.is_packed()) return;
   const Tensor sizes = layer.batch_sizes.contiguous();
   const int64_t* data = sizes.const_data_ptr<int64_t>();
   int64_t sum = 0;
@@ -78,18 +81,15 @@ bool layer_has_kernel(const LayerTensors& layer, bool training) {
   const auto is_symbolic = [](const Tensor& tensor) {
     return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
   };
-  if (is_symbolic(layer.params[0]) || is_symbolic(layer.params[1]) || layer.params[0].numel() == 0 ||
-      layer.params[1].numel() == 0) {
-    return false;
-  }
   RnnLayer problem;
   problem.mode = layer.is_lstm() ? RnnMode::lstm : RnnMode::gru;
   problem.dtype = *dtype;
   problem.directions = layer.hx.sym_size(0).expect_int();
-  problem.input_size = layer.params[0].size(1);
-  problem.hidden_size = layer.params[1].size(1);
-  if (!is_symbolic(layer.input) && !is_symbolic(layer.hx)) {
+  const auto& w_ih = layer.params[0];
+  if (!is_symbolic(w_ih) && !is_symbolic(layer.params[1]) && !is_symbolic(layer.input) && !is_symbolic(layer.hx)) {
     if (layer.input.numel() == 0 || layer.hx.numel() == 0) return false;
+    problem.input_size = w_ih.size(1);
+    problem.hidden_size = layer.hx.size(2);
     problem.batch = layer.hx.size(1);
     problem.rows = layer.is_packed() ? layer.input.size(0) : layer.input.size(0) * problem.batch;
     // Of packed sequences only the mean counts: their number of steps may not be known.

@@ -26,7 +26,7 @@ struct LayerTensors {
   bool is_lstm() const { return cx.defined(); }
   bool is_packed() const { return batch_sizes.defined(); }
   int64_t gates() const { return is_lstm() ? 4 : 3; }
-  int64_t directions() const { return hx.size(0); }
+  int64_t directions() const { return hx.sym_size(0).expect_int(); }
   size_t params_per_direction() const { return params.size() / directions(); }
   bool has_biases() const { return params_per_direction() == 4; }
 };
@@ -40,8 +40,12 @@ bool is_like(const at::Tensor& tensor, const at::Tensor& input);
 // that symbolic sizes could not answer.
 bool is_plain_layer(const LayerTensors& layer);
 
-// Raises unless they do, and unless batch_sizes is what a PackedSequence has.
+// Raises unless they do.
 void check_layer(const LayerTensors& layer);
+
+// Raises unless batch_sizes, if there are any, are those of a PackedSequence with as many rows as the input. Reads
+// them.
+void check_batch_sizes(const LayerTensors& layer);
 
 // Whether the operator runs a kernel for the layer, or else the reference.
 bool layer_has_kernel(const LayerTensors& layer, bool training);

@@ -110,6 +110,7 @@ LayerResult rnn_layer(const Tensor& input, const Tensor& hx, const OptionalTenso
                       const OptionalTensor& batch_sizes) {
   const LayerTensors tensors(input, hx, cx, params, batch_sizes);
   check_layer(tensors);
+  check_batch_sizes(tensors);
   if (!layer_has_kernel(tensors, /*training=*/false)) return rnn_layer_reference(tensors);
   return run_forward(Layer(tensors), input.device(), Tensor());
 }
@@ -118,6 +119,7 @@ LayerResult rnn_layer(const Tensor& input, const Tensor& hx, const OptionalTenso
 // kernels ends with kernels: fastvision.backends.enabled does not come between forward and backward.
 void check_training(const LayerTensors& tensors) {
   check_layer(tensors);
+  check_batch_sizes(tensors);
   TORCH_CHECK(kernel_dtype(tensors.input.scalar_type()) && kernels_of(tensors.input.device(), &KernelLibrary::rnn) &&
                   tensors.input.numel() && tensors.hx.numel(),
               "fastvision::rnn_layer: no kernel for these arguments; expected the call of lstm or gru, which run the "

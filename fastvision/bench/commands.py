@@ -129,7 +129,7 @@ def conv(
     if whole_sweep:
         mode, peers, png = mode or Modes.infer, peers or "", png or Path("sweep.png")
         _check_directory(png, "--png")
-    run = _run_of("conv", threads, quick, dtype, peers, json_file)
+    run = _run_of("conv", threads, quick, dtype, peers, json_file, MODULE_PEERS)
     groups = _task_groups(run, SWEEP_CASES if whole_sweep else [CONV_CASES], ConvTask.random, mode or Modes.both, case)
     with _settings(threads, capability):
         if whole_sweep:
@@ -152,7 +152,7 @@ def models(
     json_file: _Json = None,
 ) -> None:
     """Whole networks: fastvision.convert against the stock layers."""
-    run = _run_of("models", threads, quick, dtype, peers, json_file)
+    run = _run_of("models", threads, quick, dtype, peers, json_file, MODULE_PEERS)
     groups = _task_groups(run, [MODEL_CASES], ModelTask.random, mode, case)
     with _settings(threads, capability):
         _compare(run, groups)
@@ -185,7 +185,7 @@ def _run_of(
     dtype: DType,
     peers: str | None,
     json_file: Path | None,
-    known_peers: Sequence[Peer] = MODULE_PEERS,
+    known_peers: Sequence[Peer],
 ) -> _Run:
     _check_directory(json_file, "--json")
     return _Run(family, threads, quick, getattr(torch, dtype), _available(known_peers, peers), json_file)

@@ -16,8 +16,9 @@ from fastvision.bench.rnn_cases import RnnCase
 class RnnTask:
     """A case with a mode, a thread count, random parameters and tensors.
 
-    module holds the parameters. input is (steps, batch, input_size), (batch, input_size) for cells; grad_output is the
-    gradient of what the module returns first, dense also where that is packed. All are of the task's dtype.
+    module holds the parameters. input is (steps, batch, input_size), (batch, input_size) for cells, which begin with
+    states of (batch, hidden_size); sequences begin with none. grad_output is the gradient of what the module returns
+    first, dense also where that is packed. All are of the task's dtype.
     """
 
     case: RnnCase
@@ -25,6 +26,7 @@ class RnnTask:
     threads: int
     module: nn.Module
     input: Tensor
+    states: tuple[Tensor, ...]
     grad_output: Tensor
 
     @classmethod
@@ -41,12 +43,16 @@ class RnnTask:
             parameter.data.copy_(drawn / case.hidden_size**0.5)
         leading = (case.batch,) if case.is_cell else (case.steps, case.batch)
         rows = leading if case.shortest is None else (sum(case.lengths),)
+        states = (2 if case.has_cell_state else 1) if case.is_cell else 0
         return cls(
             case,
             mode,
             threads,
             module=module,
             input=torch.randn(*leading, case.input_size, generator=generator).to(dtype),
+            states=tuple(
+                torch.randn(case.batch, case.hidden_size, generator=generator).to(dtype) for _ in range(states)
+            ),
             grad_output=torch.randn(*rows, case.hidden_size, generator=generator).to(dtype),
         )
 
@@ -94,23 +100,27 @@ class RnnTask:
 
     def module_call(self, module: nn.Module, memory_format: torch.memory_format) -> Callable[[], object]:
         """One call of a module on this task's tensors."""
-        return self._call(module, self.input.clone(), self.grad_output)
+        return self._call(module, self.input.clone(), self.states, self.grad_output)
 
     def reference(self) -> tuple[Tensor, ...]:
         """All results in float64, from the stock module."""
         with torch.inference_mode(self.mode == "infer"):
-            call = self._call(self.stock_module().double(), self.input.double(), self.grad_output.double())
-            return as_tensors(call())
+            states = tuple(state.double() for state in self.states)
+            module = self.stock_module().double()
+            return as_tensors(self._call(module, self.input.double(), states, self.grad_output.double())())
 
-    def _call(self, module: nn.Module, input: Tensor, grad_output: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    def _call(
+        self, module: nn.Module, input: Tensor, states: tuple[Tensor, ...], grad_output: Tensor
+    ) -> Callable[[], tuple[Tensor, ...]]:
         is_training = self.mode == "train"
         input.requires_grad_(is_training)
         lengths = None if self.case.shortest is None else torch.tensor(self.case.lengths)
         argument = input if lengths is None else pack_padded_sequence(input, lengths)
+        arguments = (argument, states if len(states) > 1 else states[0]) if states else (argument,)
         leaves = [input, *module.parameters()]
 
         def forward() -> tuple[Tensor, ...]:
-            returned = module(argument)
+            returned = module(*arguments)
             if isinstance(returned, Tensor):
                 return (returned,)
             output, state = returned
