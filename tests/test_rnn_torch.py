@@ -152,7 +152,7 @@ def test_ten_packed_lengths_compile_once(name):
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(ours, fullgraph=True, backend=counter, dynamic=True)
     graphs = set()  # how many there were after each length
-    for length in range(3, 13):
+    for length in range(5, 15):  # Dynamo takes sizes that are equal at first, the batch's 3, say, for one
         input = packed("unsorted", (length - 1, length, 2))
         assert_close(flat(compiled(input)), flat(stock(input)))
         graphs.add(counter.frame_count)
