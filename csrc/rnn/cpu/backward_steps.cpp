@@ -43,7 +43,7 @@ class Steps {
   }
 
  private:
-  // A thread's working memory: three rows, and weights where they aren't packed beforehand.
+  // A thread's working memory: two rows, and weights where they aren't packed beforehand.
   struct Memory {
     FloatScratch rows, panels;
     explicit Memory(const Steps& s) : rows(2 * s.h_), panels(s.panels_[0] ? 0 : kColumns * kMaxChain) {}
@@ -179,7 +179,7 @@ class Steps {
     }
   }
 
-  // Row pointers that begin at column `columns.begin`.
+  // The elements themselves where they are fp32.
   static const float* as_floats(const void* source, int64_t n, float* converted) {
     if constexpr (std::is_same_v<T, float>) {
       return static_cast<const float*>(source);
