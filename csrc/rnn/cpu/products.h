@@ -44,8 +44,8 @@ void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t unit, f
 
 // sum += rows x block, a packed one.
 template <int Rows, int Gates>
-inline FASTVISION_INLINE void add_products(Vec (&sum)[Rows][Gates], const float* rows, int64_t stride,
-                                           const float* block, int64_t depth) {
+inline FASTVISION_INLINE void add_chain(Vec (&sum)[Rows][Gates], const float* rows, int64_t stride, const float* block,
+                                        int64_t depth) {
   for (int64_t k = 0; k < depth; ++k, block += Gates * kLanes) {
     // What there is less of is loaded first and stays.
     if constexpr (Rows < Gates) {
@@ -64,6 +64,22 @@ inline FASTVISION_INLINE void add_products(Vec (&sum)[Rows][Gates], const float*
                           FASTVISION_INLINE { sum[row][gate] = at::vec::fmadd(x, w[gate], sum[row][gate]); });
       });
     }
+  }
+}
+
+// The same in chains that are short enough for the rounding error to stay below twice stock's.
+constexpr int64_t kMaxProductChain = 128;
+template <int Rows, int Gates>
+inline FASTVISION_INLINE void add_products(Vec (&sum)[Rows][Gates], const float* rows, int64_t stride,
+                                           const float* block, int64_t depth) {
+  for (int64_t begin = 0; begin < depth; begin += kMaxProductChain, block += kMaxProductChain * Gates * kLanes) {
+    Vec chain[Rows][Gates];
+    unroll<Rows * Gates>([&](auto i) FASTVISION_INLINE { chain[i / Gates][i % Gates] = Vec(0.f); });
+    add_chain(chain, rows + begin, stride, block, std::min(kMaxProductChain, depth - begin));
+    unroll<Rows * Gates>([&](auto i) FASTVISION_INLINE {
+      Vec& total = sum[i / Gates][i % Gates];
+      total = total + chain[i / Gates][i % Gates];
+    });
   }
 }
 

@@ -6,8 +6,10 @@
 namespace fastvision {
 namespace {
 
-bool supports(const RnnLayer&, bool) {
-  return true;
+// Zen 3, training of cells of 32 x (256 + 512): 0.6 to 1.3 times stock's speed, depending on what fresh memory for the
+// packed weights costs; of one row half. One step is too little to pay for packing them.
+bool supports(const RnnLayer& p, bool training) {
+  return !(training && p.steps == 1);
 }
 
 }  // namespace
