@@ -104,7 +104,12 @@ def libraries() -> list[Library]:
     result = [
         Library(
             "libfastvision.so",
-            [CSRC / "library.cpp", *sorted(CSRC.glob("core/*.cpp")), *sorted(CSRC.glob("conv/*.cpp")), *sorted(CSRC.glob("rnn/*.cpp"))],
+            [
+                CSRC / "library.cpp",
+                *sorted(CSRC.glob("core/*.cpp")),
+                *sorted(CSRC.glob("conv/*.cpp")),
+                *sorted(CSRC.glob("rnn/*.cpp")),
+            ],
             # at::parallel_for is a template: without OpenMP here it would silently be a plain loop.
             [*common, "-O2", "-fopenmp", "-fvisibility=hidden", "-fvisibility-inlines-hidden"],
             [*link, "-fopenmp", "-Wl,-soname,libfastvision.so", "-ltorch_cpu", "-lc10", "-ldl"],
