@@ -85,6 +85,8 @@ bool layer_has_kernel(const LayerTensors& layer, bool training) {
   problem.mode = layer.is_lstm() ? RnnMode::lstm : RnnMode::gru;
   problem.dtype = *dtype;
   problem.directions = layer.hx.sym_size(0).expect_int();
+  // A cell is one step, whatever else is unknown: compiled and eager training must choose alike.
+  if (!layer.is_packed()) problem.steps = layer.input.sym_size(0).maybe_as_int().value_or(0);
   const auto& w_ih = layer.params[0];
   if (!is_symbolic(w_ih) && !is_symbolic(layer.params[1]) && !is_symbolic(layer.input) && !is_symbolic(layer.hx)) {
     if (layer.input.numel() == 0 || layer.hx.numel() == 0) return false;
