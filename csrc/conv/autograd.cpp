@@ -8,6 +8,7 @@
 #include "conv/options.h"
 #include "conv/reference.h"
 #include "core/autograd.h"
+#include "core/operator_handle.h"
 
 namespace fastvision {
 namespace {
@@ -21,8 +22,7 @@ using torch::autograd::variable_list;
 template <class Result, class... Tensors>
 class Operator {
  public:
-  explicit Operator(const char* name)
-      : handle_(c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>()) {}
+  explicit Operator(const char* name) : handle_(find_operator<Signature>(name)) {}
 
   Result operator()(const ConvPool2dOptions& options, Tensors... tensors) const {
     return with_flat_options(options, [&](auto&&... arguments) { return handle_.call(arguments...); }, tensors...);

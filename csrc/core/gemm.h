@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "core/integers.h"
 #include "core/simd.h"
 
 namespace fastvision {
@@ -80,7 +81,7 @@ constexpr auto multiply_by_rows(std::integer_sequence<int, Rows...>) {
 template <int Vectors, class Finish>
 void multiply_rows(const Product& product, int64_t rows, const Finish& finish) {
   static constexpr auto kernels = multiply_by_rows<Vectors, Finish>(std::make_integer_sequence<int, kMaxGemmRows>());
-  const int64_t groups = (rows + kMaxGemmRows - 1) / kMaxGemmRows;
+  const int64_t groups = ceil_div(rows, kMaxGemmRows);
   const int64_t size = rows / groups, larger = rows % groups;
   if (larger) kernels[size](product, 0, larger, finish);
   kernels[size - 1](product, larger * (size + 1), groups - larger, finish);

@@ -4,6 +4,7 @@
 #include <c10/core/ScalarType.h>
 #include <torch/library.h>
 
+#include "core/operator_handle.h"
 #include "rnn/layer.h"
 
 namespace fastvision {
@@ -18,7 +19,7 @@ class Autocast {
   static LayerResult lstm(const Tensor& input, at::TensorList hx, at::TensorList params, bool has_biases,
                           int64_t num_layers, double dropout, bool train, bool bidirectional, bool batch_first,
                           const OptionalTensor& batch_sizes) {
-    static const auto op = find<decltype(lstm)>("fastvision::lstm");
+    static const auto op = find_operator<decltype(lstm)>("fastvision::lstm");
     const Autocast cast(hx.empty() ? input : hx[0]);
     return op.call(cast(input), cast(hx), cast(params), has_biases, num_layers, dropout, train, bidirectional,
                    batch_first, batch_sizes);
@@ -27,7 +28,7 @@ class Autocast {
   static std::tuple<Tensor, Tensor> gru(const Tensor& input, const Tensor& hx, at::TensorList params, bool has_biases,
                                         int64_t num_layers, double dropout, bool train, bool bidirectional,
                                         bool batch_first, const OptionalTensor& batch_sizes) {
-    static const auto op = find<decltype(gru)>("fastvision::gru");
+    static const auto op = find_operator<decltype(gru)>("fastvision::gru");
     const Autocast cast(hx);
     return op.call(cast(input), cast(hx), cast(params), has_biases, num_layers, dropout, train, bidirectional,
                    batch_first, batch_sizes);
@@ -36,24 +37,19 @@ class Autocast {
   static std::tuple<Tensor, Tensor> lstm_cell(const Tensor& input, const Tensor& hx, const Tensor& cx,
                                               const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
                                               const OptionalTensor& b_hh) {
-    static const auto op = find<decltype(lstm_cell)>("fastvision::lstm_cell");
+    static const auto op = find_operator<decltype(lstm_cell)>("fastvision::lstm_cell");
     const Autocast cast(hx);
     return op.call(cast(input), cast(hx), cast(cx), cast(w_ih), cast(w_hh), cast(b_ih), cast(b_hh));
   }
 
   static Tensor gru_cell(const Tensor& input, const Tensor& hx, const Tensor& w_ih, const Tensor& w_hh,
                          const OptionalTensor& b_ih, const OptionalTensor& b_hh) {
-    static const auto op = find<decltype(gru_cell)>("fastvision::gru_cell");
+    static const auto op = find_operator<decltype(gru_cell)>("fastvision::gru_cell");
     const Autocast cast(hx);
     return op.call(cast(input), cast(hx), cast(w_ih), cast(w_hh), cast(b_ih), cast(b_hh));
   }
 
  private:
-  template <class Signature>
-  static c10::TypedOperatorHandle<Signature> find(const char* name) {
-    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-  }
-
   explicit Autocast(const Tensor& hx)
       : dtype_(c10::promoteTypes(hx.scalar_type(), at::autocast::get_autocast_dtype(device))) {}
 

@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "core/autograd.h"
+#include "core/operator_handle.h"
 #include "rnn/cells.h"
 #include "rnn/reference.h"
 
@@ -15,15 +16,6 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using torch::autograd::variable_list;
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
-OptionalTensor optional(const Tensor& tensor) {
-  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-}
 
 // The gradients as a differentiable function, by way of the reference.
 variable_list differentiable_backward(const LayerTensors& layer, const variable_list& gradients,
@@ -45,7 +37,7 @@ class RnnLayerFunction : public torch::autograd::Function<RnnLayerFunction> {
   // Absent tensors come last: they have no place among the edges that needs_input_grad counts.
   static variable_list forward(torch::autograd::AutogradContext* context, const Tensor& input, const Tensor& hx,
                                at::TensorList params, const OptionalTensor& cx, const OptionalTensor& batch_sizes) {
-    static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor>(
+    static const auto op = find_operator<std::tuple<Tensor, Tensor, Tensor, Tensor>(
         const Tensor&, const Tensor&, const OptionalTensor&, at::TensorList, const OptionalTensor&)>(
         "fastvision::rnn_layer_with_reserve");
     const at::AutoDispatchBelowADInplaceOrView guard;
@@ -82,7 +74,7 @@ class RnnLayerFunction : public torch::autograd::Function<RnnLayerFunction> {
     }
     bool params_needed = false;
     for (size_t i = 0; i < count; ++i) params_needed |= needed(2 + i);
-    static const auto op = find<std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>(
+    static const auto op = find_operator<std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>(
         const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&,
         const OptionalTensor&, at::TensorList, const OptionalTensor&, const Tensor&, const Tensor&,
         std::array<bool, 4>)>("fastvision::rnn_layer_backward");
@@ -127,11 +119,8 @@ LayerResult rnn_layer_autograd(const Tensor& input, const Tensor& hx, const Opti
   const LayerTensors layer(input, hx, cx, params, batch_sizes);
   if (is_for_the_reference(layer)) return rnn_layer_reference(layer);
   if (!is_training(layer)) {
-    static const auto op =
-        find<LayerResult(const Tensor&, const Tensor&, const OptionalTensor&, at::TensorList, const OptionalTensor&)>(
-            "fastvision::rnn_layer");
     const at::AutoDispatchBelowADInplaceOrView guard;
-    return op.call(input, hx, cx, params, batch_sizes);
+    return call_layer(layer);
   }
   check_layer(layer);
   return layer_has_kernel(layer, /*training=*/true) ? differentiable_layer(layer) : rnn_layer_reference(layer);
@@ -148,8 +137,9 @@ std::tuple<Tensor, Tensor> lstm_cell_autograd(const Tensor& input, const Tensor&
   const CellTensors cell(input, hx, cx, w_ih, w_hh, b_ih, b_hh);
   if (!cell_is_differentiated(cell)) {
     static const auto op =
-        find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                        const OptionalTensor&, const OptionalTensor&)>("fastvision::lstm_cell");
+        find_operator<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                 const Tensor&, const OptionalTensor&, const OptionalTensor&)>(
+            "fastvision::lstm_cell");
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.call(input, hx, cx, w_ih, w_hh, b_ih, b_hh);
   }
@@ -164,8 +154,8 @@ Tensor gru_cell_autograd(const Tensor& input, const Tensor& hx, const Tensor& w_
                          const OptionalTensor& b_ih, const OptionalTensor& b_hh) {
   const CellTensors cell(input, hx, std::nullopt, w_ih, w_hh, b_ih, b_hh);
   if (!cell_is_differentiated(cell)) {
-    static const auto op = find<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                       const OptionalTensor&, const OptionalTensor&)>("fastvision::gru_cell");
+    static const auto op = find_operator<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                const OptionalTensor&, const OptionalTensor&)>("fastvision::gru_cell");
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.call(input, hx, w_ih, w_hh, b_ih, b_hh);
   }

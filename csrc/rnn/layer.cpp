@@ -2,6 +2,7 @@
 
 #include <c10/util/irange.h>
 
+#include "core/operator_handle.h"
 #include "core/torch_kernels.h"
 #include "rnn/kernels.h"
 
@@ -19,6 +20,13 @@ bool is_batch_sizes(const Tensor& batch_sizes, const Tensor& input) {
 }
 
 }  // namespace
+
+LayerResult call_layer(const LayerTensors& layer) {
+  static const auto op =
+      find_operator<LayerResult(const Tensor&, const Tensor&, const std::optional<Tensor>&, at::TensorList,
+                                const std::optional<Tensor>&)>("fastvision::rnn_layer");
+  return op.call(layer.input, layer.hx, optional(layer.cx), layer.params, optional(layer.batch_sizes));
+}
 
 bool is_like(const Tensor& tensor, const Tensor& input) {
   return tensor.defined() && tensor.scalar_type() == input.scalar_type() && tensor.device() == input.device() &&

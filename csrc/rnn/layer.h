@@ -33,6 +33,14 @@ struct LayerTensors {
 
 using LayerResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // output, hy, cy
 
+// An undefined tensor is an absent one.
+inline std::optional<at::Tensor> optional(const at::Tensor& tensor) {
+  return tensor.defined() ? std::make_optional(tensor) : std::nullopt;
+}
+
+// The operator rnn_layer.
+LayerResult call_layer(const LayerTensors& layer);
+
 // Of the input's dtype and on its device.
 bool is_like(const at::Tensor& tensor, const at::Tensor& input);
 

@@ -31,7 +31,7 @@ std::tuple<Tensor, Tensor> gru_reference(const Tensor& input, const Tensor& hx, 
 
 LayerResult rnn_layer_reference(const LayerTensors& layer) {
   const bool bidirectional = layer.directions() == 2;
-  const auto batch_sizes = layer.is_packed() ? std::make_optional(layer.batch_sizes) : std::nullopt;
+  const auto batch_sizes = optional(layer.batch_sizes);
   if (layer.is_lstm()) {
     return lstm_reference(layer.input, {layer.hx, layer.cx}, layer.params, layer.has_biases(), /*num_layers=*/1,
                           /*dropout=*/0, /*train=*/false, bidirectional, /*batch_first=*/false, batch_sizes);

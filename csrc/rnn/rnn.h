@@ -30,6 +30,11 @@ struct RnnLayer {
 
   int64_t gates() const { return mode == RnnMode::lstm ? 4 : 3; }  // i, f, g, o or r, z, n: PyTorch's order
   int64_t batch_at(int64_t step) const { return batch_sizes ? batch_sizes[step] : batch; }
+
+  // Where the input of a sequence's step begins, in elements; `row` is the number of that row.
+  int64_t input_offset(int64_t step, int64_t sequence, int64_t row) const {
+    return batch_sizes ? row * input_row_stride : step * input_step_stride + sequence * input_row_stride;
+  }
 };
 
 // The forward pass of training keeps, in fp32, for each direction and row, `reserve_blocks` blocks of hidden_size:

@@ -13,15 +13,6 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-LayerResult call_layer(const LayerTensors& layer) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fastvision::rnn_layer", "")
-                             .typed<LayerResult(const Tensor&, const Tensor&, const OptionalTensor&, at::TensorList,
-                                                const OptionalTensor&)>();
-  const auto optional = [](const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; };
-  return op.call(layer.input, layer.hx, optional(layer.cx), layer.params, optional(layer.batch_sizes));
-}
-
 struct Stack {
   at::TensorList params;
   int64_t layers, directions, params_per_direction;
@@ -50,11 +41,12 @@ bool is_plain(const Stack& stack, const Tensor& input, const Tensor& hx, const T
   }
   const LayerTensors first = stack.layer(0, input, hx, cx, batch_sizes);
   if (!is_plain_layer(first) || !layer_has_kernel(first, /*training=*/false)) return false;
+  if (stack.layers == 1) return true;
+  // Only the shape of a deeper layer's input counts here, and that is the same for all of them.
   c10::SymDimVector sizes(input.sym_sizes().begin(), input.sym_sizes().end());
   sizes.back() = directions * hx.sym_size(2);
+  const Tensor between = input.new_empty_symint({1}).expand_symint(sizes);
   for (const auto i : c10::irange(1, stack.layers)) {
-    // Only the shape of a deeper layer's input counts here.
-    const Tensor between = input.new_empty_symint({1}).expand_symint(sizes);
     if (!is_plain_layer(stack.layer(i, between, hx, cx, batch_sizes))) return false;
   }
   return true;

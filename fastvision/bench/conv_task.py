@@ -8,13 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fastvision.bench.case_task import CaseTask
 from fastvision.bench.checking import as_tensors
 from fastvision.bench.conv_cases import ConvCase, Mode
 from fastvision.ops import conv2d_pool2d_reference
 
 
 @dataclass(frozen=True)
-class ConvTask:
+class ConvTask(CaseTask):
     """A case with a mode, a dtype, a thread count and random tensors.
 
     input is (batch, in_channels, size, size), weight the case's weight_shape, bias (out_channels), grad_output
@@ -46,21 +47,6 @@ class ConvTask:
             bias=torch.randn(case.out_channels, generator=generator).to(dtype),
             grad_output=torch.randn(output_shape, generator=generator).to(dtype),
         )
-
-    @property
-    def name(self) -> str:
-        """The case's name."""
-        return self.case.name
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of every tensor."""
-        return self.input.dtype
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one call."""
-        return self.case.flops(self.mode)
 
     @property
     def results(self) -> tuple[str, ...]:

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastvision
+from fastvision.bench.case_task import CaseTask
 from fastvision.bench.checking import as_tensors
 from fastvision.bench.conv_cases import Mode
 from fastvision.bench.model_cases import ModelCase
 
 
 @dataclass(frozen=True)
-class ModelTask:
+class ModelTask(CaseTask):
     """A case with a mode, a thread count, random parameters and images.
 
     Inference is the network in eval mode with a softmax behind it. Training is forward pass, cross-entropy loss and
@@ -55,26 +56,6 @@ class ModelTask:
             input=torch.randn(case.input_shape, generator=generator).to(dtype),
             labels=torch.randint(case.classes, (case.batch,), generator=generator),
         )
-
-    @property
-    def name(self) -> str:
-        """The case's name."""
-        return self.case.name
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of parameters and images."""
-        return self.input.dtype
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """In which peers have images and weights unless they have a format of their own."""
-        return torch.contiguous_format
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one call."""
-        return self.case.flops(self.mode)
 
     @property
     def results(self) -> tuple[str, ...]:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from fastvision.bench.case_task import CaseTask
 from fastvision.bench.checking import as_tensors
 from fastvision.bench.conv_cases import Mode
 from fastvision.bench.rnn_cases import RnnCase
 
 
 @dataclass(frozen=True)
-class RnnTask:
+class RnnTask(CaseTask):
     """A case with a mode, a thread count, random parameters and tensors.
 
     module holds the parameters. input is (steps, batch, input_size), (batch, input_size) for cells, which begin with
@@ -55,26 +56,6 @@ class RnnTask:
             ),
             grad_output=torch.randn(*rows, case.hidden_size, generator=generator).to(dtype),
         )
-
-    @property
-    def name(self) -> str:
-        """The case's name."""
-        return self.case.name
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of every tensor."""
-        return self.input.dtype
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """There are no images here."""
-        return torch.contiguous_format
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one call."""
-        return self.case.flops(self.mode)
 
     @property
     def results(self) -> tuple[str, ...]:

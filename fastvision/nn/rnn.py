@@ -157,6 +157,16 @@ class GRU(_Sequences, nn.GRU):
         return _gru(input, hx, weights, *self._options(), batch_first, batch_sizes)
 
 
+def _cell_parameters(cell: nn.RNNCellBase) -> tuple[Tensor | None, ...]:
+    """In the operators' order, as they are now."""
+    return (
+        tensor_of(cell, "weight_ih"),
+        tensor_of(cell, "weight_hh"),
+        tensor_of(cell, "bias_ih"),
+        tensor_of(cell, "bias_hh"),
+    )
+
+
 class LSTMCell(nn.LSTMCell):
     """One step of long short-term memory: `torch.nn.LSTMCell`, computed by `fastvision.ops.lstm_cell`.
 
@@ -180,14 +190,7 @@ class LSTMCell(nn.LSTMCell):
         if hx is None:
             zeros = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
             hx = (zeros, zeros)
-        h, c = lstm_cell(
-            input,
-            hx,
-            tensor_of(self, "weight_ih"),
-            tensor_of(self, "weight_hh"),
-            tensor_of(self, "bias_ih"),
-            tensor_of(self, "bias_hh"),
-        )
+        h, c = lstm_cell(input, hx, *_cell_parameters(self))
         return (h.squeeze(0), c.squeeze(0)) if dimensions == 1 else (h, c)
 
 
@@ -211,14 +214,7 @@ class GRUCell(nn.GRUCell):
             hx = None if hx is None else hx.unsqueeze(0)
         if hx is None:
             hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
-        h = _gru_cell(
-            input,
-            hx,
-            tensor_of(self, "weight_ih"),
-            tensor_of(self, "weight_hh"),
-            tensor_of(self, "bias_ih"),
-            tensor_of(self, "bias_hh"),
-        )
+        h = _gru_cell(input, hx, *_cell_parameters(self))
         return h.squeeze(0) if dimensions == 1 else h
 
 

@@ -6,12 +6,9 @@
 #include <vector>
 
 #include "conv/conv.h"
+#include "core/integers.h"
 
 namespace fastvision {
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // Where the inner loop finds its inputs, as fp32.
 enum class InputOrder : uint8_t {

@@ -2,8 +2,8 @@
 
 #include <limits>
 
-#include "conv/cpu/plan.h"
 #include "core/gemm.h"
+#include "core/integers.h"
 #include "core/scratch.h"
 #include "core/simd.h"
 

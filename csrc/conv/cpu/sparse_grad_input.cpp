@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "conv/cpu/living.h"
-#include "conv/cpu/plan.h"
 #include "conv/cpu/sparse.h"
 #include "conv/cpu/unpool.h"
+#include "core/integers.h"
 #include "core/scratch.h"
 
 namespace fastvision {

@@ -8,9 +8,9 @@
 
 #include "conv/cpu/living.h"
 #include "conv/cpu/parts.h"
-#include "conv/cpu/plan.h"
 #include "conv/cpu/sparse.h"
 #include "conv/cpu/unpool.h"
+#include "core/integers.h"
 #include "core/scratch.h"
 
 namespace fastvision {

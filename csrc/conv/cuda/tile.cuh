@@ -16,6 +16,7 @@
 #include <type_traits>
 
 #include "core/gpu.h"
+#include "core/integers.h"
 
 namespace fastvision::conv_cuda {
 
@@ -28,13 +29,6 @@ constexpr int kDepthBytes = 64;
 constexpr int kVectorBytes = 16;
 constexpr int kPaddingBytes = 16;  // at the end of each row of a shared tile, against bank conflicts
 static_assert(kThreads == kTileRows, "one thread gathers one row");
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-constexpr int64_t round_up(int64_t a, int64_t b) {
-  return ceil_div(a, b) * b;
-}
 
 // How a product is computed: the type in memory, and the unit that multiplies.
 struct F32 {  // fused multiply-add

@@ -3,6 +3,7 @@
 #include "rnn/cpu/backward_steps.h"
 #include "rnn/cpu/matmul.h"
 #include "rnn/cpu/panels.h"
+#include "rnn/cpu/rows.h"
 
 namespace fastvision {
 namespace {
@@ -13,9 +14,7 @@ class Backward {
       : p_(p), a_(arrays), context_(context), h_(p.hidden_size), gate_rows_(p.gates() * p.hidden_size) {}
 
   void run() {
-    int64_t* offsets = allocate<int64_t>(p_.steps);
-    for (int64_t t = 0, row = 0; t < p_.steps; row += p_.batch_at(t++)) offsets[t] = row;
-    offsets_ = offsets;
+    offsets_ = row_offsets(p_, context_);
     previous_hidden_ = previous_hidden();
     // The odd size keeps rows from meeting in the same cache sets.
     rows_.stride = 4 * h_ + 16;
@@ -73,11 +72,8 @@ class Backward {
   const void* const* input_rows() {
     if (!input_rows_) {
       input_rows_ = allocate<const void*>(p_.rows);
-      for_rows([&](int64_t t, int64_t b, int64_t row) {
-        const int64_t offset =
-            p_.batch_sizes ? row * p_.input_row_stride : t * p_.input_step_stride + b * p_.input_row_stride;
-        input_rows_[row] = element(a_.input, offset);
-      });
+      for_rows(
+          [&](int64_t t, int64_t b, int64_t row) { input_rows_[row] = element(a_.input, p_.input_offset(t, b, row)); });
     }
     return input_rows_;
   }
@@ -115,7 +111,7 @@ class Backward {
     constexpr int64_t kUnit = 64;  // columns
     const int64_t columns = 4 * h_;
     float* sums = allocate<float>(2 * columns);
-    context_.parallel_for((columns + kUnit - 1) / kUnit, [&](int64_t begin, int64_t end) {
+    context_.parallel_for(ceil_div(columns, kUnit), [&](int64_t begin, int64_t end) {
       const int64_t first = begin * kUnit;
       add_rows(gates + first, std::min(columns, end * kUnit) - first, sums + first, sums + columns + first);
     });

@@ -49,7 +49,7 @@ class Steps {
     explicit Memory(const Steps& s) : rows(2 * s.h_), panels(s.panels_[0] ? 0 : kColumns * kMaxChain) {}
   };
 
-  int64_t panels() const { return (h_ + kPanel - 1) / kPanel; }
+  int64_t panels() const { return ceil_div(h_, kPanel); }
   int64_t width() const { return panels() * kPanel; }
 
   void pack_weights() {
@@ -73,7 +73,7 @@ class Steps {
   }
 
   void run_by_sequences() {
-    const int64_t units = (p_.batch + kMaxGemmRows - 1) / kMaxGemmRows;
+    const int64_t units = ceil_div(p_.batch, kMaxGemmRows);
     context_.parallel_for(p_.directions * units, [&](int64_t begin, int64_t end) {
       Memory memory(*this);
       for_directions(begin, end, units, [&](int64_t d, const Range& part) {

@@ -1,6 +1,7 @@
 // One direction of a layer: its parameters made ready, and its blocks of hidden units.
 #pragma once
 
+#include "core/integers.h"
 #include "rnn/cpu/gates.h"
 #include "rnn/cpu/products.h"
 #include "rnn/kernels.h"
@@ -15,7 +16,7 @@ class Direction {
   static constexpr int64_t kBlock = kGates * kLanes;  // floats
 
   Direction(const RnnLayer& p, const RnnWeights& weights, Context& context)
-      : p_(p), weights_(weights), hidden_(p.hidden_size), blocks_((hidden_ + kLanes - 1) / kLanes) {
+      : p_(p), weights_(weights), hidden_(p.hidden_size), blocks_(ceil_div(hidden_, kLanes)) {
     bias_ = static_cast<float*>(context.allocate(sizeof(float) * blocks_ * (kBlock + kLanes)));
     for (int64_t block = 0; block < blocks_; ++block) prepare_bias(block);
   }

@@ -2,6 +2,7 @@
 
 #include "core/scratch.h"
 #include "rnn/cpu/direction.h"
+#include "rnn/cpu/rows.h"
 
 namespace fastvision {
 namespace {
@@ -67,7 +68,7 @@ class Forward {
     }
     // Sequences are strangers to each other: every thread runs its own from end to end.
     constexpr int64_t kTile = max_tile_rows<Dir::kGates>();
-    context_.parallel_for((p_.batch + kTile - 1) / kTile, [&](int64_t begin, int64_t end) {
+    context_.parallel_for(ceil_div(p_.batch, kTile), [&](int64_t begin, int64_t end) {
       const int64_t first = begin * kTile, last = std::min(p_.batch, end * kTile);
       if (first < last) run_rows(direction, d, first, last, false, true);
     });
@@ -91,7 +92,7 @@ class Forward {
           load_states(d, first + entered, first + count, width, hidden + entered * width, cell + entered * width);
           entered = count;
         }
-        const int64_t row = row_offset(t) + first;
+        const int64_t row = offsets_[t] + first;
         const typename Dir::Step step{
             sums.data() + (i - begin) * n * sums_per_row, hidden, next, cell, reserve(d, row), reserve_stride()};
         run_blocks(in_place, direction, [&](int64_t block) FASTVISION_INLINE {
@@ -155,10 +156,8 @@ class Forward {
 
   // Sequences [first, last) of one step, or one sequence's steps from t on, as fp32.
   Rows input_rows(int64_t t, int64_t steps, int64_t first, int64_t last, float* converted) const {
-    const int64_t start = p_.batch_sizes ? (row_offset(t) + first) * p_.input_row_stride
-                                         : t * p_.input_step_stride + first * p_.input_row_stride;
     const int64_t stride = steps > 1 ? p_.input_step_stride : p_.input_row_stride;
-    const T* input = static_cast<const T*>(a_.input) + start;
+    const T* input = static_cast<const T*>(a_.input) + p_.input_offset(t, first, offsets_[t] + first);
     if constexpr (std::is_same_v<T, float>) {
       return {input, stride};
     } else {
@@ -173,7 +172,6 @@ class Forward {
   int64_t living(int64_t t, int64_t first, int64_t last) const {
     return std::clamp<int64_t>(p_.batch_at(t) - first, 0, last - first);
   }
-  int64_t row_offset(int64_t t) const { return p_.batch_sizes ? offsets_[t] : t * p_.batch; }
 
   void load_states(int64_t d, int64_t first, int64_t last, int64_t width, float* hidden, float* cell) const {
     const int64_t size = p_.hidden_size;
@@ -197,7 +195,7 @@ class Forward {
 
   void store_output(int64_t d, int64_t t, int64_t first, int64_t count, int64_t width, const float* hidden) const {
     for (int64_t b = 0; b < count; ++b) {
-      const int64_t row = row_offset(t) + first + b;
+      const int64_t row = offsets_[t] + first + b;
       T* target = static_cast<T*>(a_.output) + (row * p_.directions + d) * p_.hidden_size;
       convert_row(hidden + b * width, target, p_.hidden_size);
     }
@@ -210,17 +208,10 @@ class Forward {
 
   float* allocate(int64_t floats) { return static_cast<float*>(context_.allocate(sizeof(float) * floats)); }
 
-  const int64_t* count_offsets() {
-    if (!p_.batch_sizes) return nullptr;
-    auto* offsets = static_cast<int64_t*>(context_.allocate(sizeof(int64_t) * p_.steps));
-    for (int64_t t = 0, row = 0; t < p_.steps; row += p_.batch_sizes[t++]) offsets[t] = row;
-    return offsets;
-  }
-
   const RnnLayer& p_;
   const RnnForward& a_;
   Context& context_;
-  const int64_t* offsets_ = count_offsets();  // of the first row of each step
+  const int64_t* offsets_ = row_offsets(p_, context_);
 };
 
 }  // namespace

@@ -19,8 +19,8 @@ struct Parts {
   int64_t n, size, count;
 
   Parts(int64_t n, int64_t most, int64_t unit) : n(n) {
-    size = round_up((n + (n + most - 1) / most - 1) / ((n + most - 1) / most), unit);
-    count = (n + size - 1) / size;
+    size = round_up(ceil_div(n, ceil_div(n, most)), unit);
+    count = ceil_div(n, size);
   }
   int64_t begin(int64_t i) const { return i * size; }
   int64_t length(int64_t i) const { return std::min(size, n - i * size); }
@@ -114,7 +114,7 @@ class Worker {
 
 void matmul(const Matmul& problem, Context& context) {
   const Parts columns(problem.columns, kColumns, kPanel);
-  const int64_t units = (problem.rows + kUnitRows - 1) / kUnitRows;
+  const int64_t units = ceil_div(problem.rows, kUnitRows);
   visit_dtype(problem.dtype, [&]<class T>() {
     context.parallel_for(columns.count * units, [&](int64_t begin, int64_t end) {
       if (begin >= end) return;

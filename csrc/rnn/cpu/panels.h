@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/gemm.h"
+#include "core/integers.h"
 #include "core/simd.h"
 
 namespace fastvision {
@@ -12,14 +13,6 @@ constexpr int64_t kPanel = 2 * kLanes;  // columns
 
 // Products added in a row into one register; a panel of this many rows stays in the L1 cache.
 constexpr int64_t kMaxChain = 256;
-
-inline int64_t round_up(int64_t n, int64_t unit) {
-  return (n + unit - 1) / unit * unit;
-}
-
-inline FASTVISION_INLINE Vec load_up_to(const float* source, int64_t n) {
-  return n >= kLanes ? Vec::loadu(source) : load_first(source, n);
-}
 
 // Columns [column, column + columns) of `count` rows into [panel][row][kPanel], with zeros beyond the last one.
 template <class T>
