@@ -33,6 +33,10 @@ SEEDED = {
     "wmma_diverged": ("plain", "waits for lanes in its mask that never arrive"),
     "wmma_unfilled": ("plain", "wrong result"),
     "wmma_unrounded_tf32": ("plain", "did not go through wmma::__float_to_tf32"),
+    "grid_barrier_missing": ("plain", "wrong result"),
+    "grid_barrier_left_out_by_block": ("plain", "a thread exits while others of its grid wait"),
+    "grid_barrier_of_blocks_apart": ("plain", "launch_together makes them"),
+    "grid_too_large_to_wait": ("plain", "(33, 1, 1) blocks that wait for each other; at most 32"),
     "shared_too_large": ("plain", "49156 bytes of shared memory"),
     "block_too_large": ("plain", "a block of (64, 32, 1) threads"),
     "grid_empty": ("plain", "a grid of (0, 1, 1) blocks"),
@@ -54,7 +58,9 @@ def test_seeded_bug_is_caught(bug):
     assert message in result.stdout
 
 
-@pytest.mark.parametrize("bug", ["barrier_missing_before_read", "barrier_missing_after_read"])
+@pytest.mark.parametrize(
+    "bug", ["barrier_missing_before_read", "barrier_missing_after_read", "grid_barrier_missing"]
+)
 def test_race_is_reported_as_such(bug):
     assert "data race" in SEEDED_BUGS.run("thread", "forward", bug).stdout
 

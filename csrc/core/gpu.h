@@ -18,6 +18,7 @@
 #include "core/gpu_convert.h"
 
 #define GPU_SHARED(Type, name) __shared__ Type name
+#define GPU_PLACE_PARAMETERS
 
 // False while code for a GPU is compiled whose tensor cores lack bf16 and tf32.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -43,8 +44,13 @@
   static const char name##_key = 0; \
   Type& name = *static_cast<Type*>(fastvision::gpu::emulator.shared_variable(&name##_key, sizeof(Type), alignof(Type)))
 #define GPU_HAS_BF16_AND_TF32 1
+// The place of the caller: default arguments are evaluated where the function is called.
+#define GPU_PLACE_PARAMETERS , const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 #endif
+
+#include <cstdint>
+#include <type_traits>
 
 namespace fastvision::gpu {
 
@@ -65,8 +71,75 @@ const char* launch(dim3 grid, dim3 block, void* stream, const Arguments&... argu
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 #else
   (void)stream;
-  emulator.launch(__PRETTY_FUNCTION__, grid, block, [&] { Kernel(arguments...); });
+  emulator.launch(__PRETTY_FUNCTION__, grid, block, false, [&] { Kernel(arguments...); });
   return nullptr;
+#endif
+}
+
+// The same with all blocks running at once, so that they may wait for each other: at most resident_blocks<Kernel>.
+template <auto Kernel, class... Arguments>
+const char* launch_together(dim3 grid, dim3 block, void* stream, const Arguments&... arguments) {
+#if defined(__CUDACC__)
+  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
+  const cudaError_t error = cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(Kernel), grid, block, pointers, 0,
+                                                        static_cast<cudaStream_t>(stream));
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+#else
+  (void)stream;
+  emulator.launch(__PRETTY_FUNCTION__, grid, block, true, [&] { Kernel(arguments...); });
+  return nullptr;
+#endif
+}
+
+// How many blocks of `threads` threads the current device runs at once.
+template <auto Kernel>
+int64_t resident_blocks(int threads) {
+#if defined(__CUDACC__)
+  int device = 0, cooperative = 0, multiprocessors = 0, blocks = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device);
+  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, Kernel, threads, 0);
+  return cooperative ? int64_t{multiprocessors} * blocks : 0;
+#else
+  (void)threads;
+  return Emulator::kMaxResidentBlocks;
+#endif
+}
+
+// Waits for all threads of all blocks of a launch_together; what they wrote before is seen after, by loads that pass by
+// the first cache (load_shared_by_grid). `arrivals` is zero when the kernel starts, `round` counts from 1.
+__device__ inline void synchronize_grid(unsigned* arrivals, unsigned round GPU_PLACE_PARAMETERS) {
+#if defined(__CUDACC__)
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    atomicAdd(arrivals, 1u);
+    const unsigned expected = round * gridDim.x * gridDim.y;
+    while (*static_cast<volatile unsigned*>(arrivals) < expected) {
+    }
+    __threadfence();
+  }
+  __syncthreads();
+#else
+  (void)arrivals;
+  (void)round;
+  emulator.synchronize_grid({file, line});
+#endif
+}
+
+// A load of what other blocks may have written since this one began.
+template <class T>
+__device__ __forceinline__ T load_shared_by_grid(const T* p) {
+#if defined(__CUDACC__)
+  static_assert(sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
+  using Bits = std::conditional_t<
+      sizeof(T) == 2, unsigned short,
+      std::conditional_t<sizeof(T) == 4, unsigned, std::conditional_t<sizeof(T) == 8, uint2, uint4>>>;
+  const Bits bits = __ldcg(reinterpret_cast<const Bits*>(p));
+  return *reinterpret_cast<const T*>(&bits);
+#else
+  return *p;
 #endif
 }
 

@@ -1,5 +1,5 @@
-// The heart of the GPU emulator: runs the blocks of a grid one after another, and each block's
-// threads as fibers that change over at barriers and warp operations. What a GPU answers with
+// The heart of the GPU emulator: runs the blocks of a grid one after another, or together where they wait for each
+// other, and each block's threads as fibers that change over at barriers and warp operations. What a GPU answers with
 // a hang or with silent garbage stops the program here, with kernel, block and source line.
 #pragma once
 
@@ -8,60 +8,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "core/gpu_fiber.h"
-
-struct uint3 {
-  unsigned x, y, z;
-};
-
-struct dim3 {
-  unsigned x, y, z;
-  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
-};
-
-// CUDA's built-in variables, those of the thread that is running.
-inline uint3 threadIdx, blockIdx;
-inline dim3 blockDim, gridDim;
+#include "core/gpu_block.h"
 
 namespace fastvision::gpu {
-
-constexpr int kWarpSize = 32;
-constexpr int kMaxBlockThreads = 1024;
-constexpr size_t kMaxStaticSharedBytes = 48 * 1024;
-
-// A line of a kernel, for messages.
-struct Place {
-  const char* file = "";
-  int line = 0;
-};
-
-enum class ThreadState { ready, at_block_barrier, at_warp_operation, exited };
-
-// What the lanes in a mask do together. When the last of them arrives, `complete` acts for all
-// on their operands, indexed by lane, null for a lane outside the mask.
-struct WarpOperation {
-  using Operands = void* [kWarpSize];
-  void (*complete)(Operands& operands, unsigned mask) = nullptr;
-  unsigned mask = 0;
-  void* operand = nullptr;
-};
-
-struct EmulatedThread {
-  Fiber* fiber = nullptr;
-  uint3 index{};
-  int rank = 0;  // linear index in the block
-  ThreadState state = ThreadState::exited;
-  Place place;
-  WarpOperation operation;
-
-  int lane() const { return rank % kWarpSize; }
-  int warp() const { return rank / kWarpSize; }
-};
 
 // The order in which threads run between two barriers. A kernel must not depend on it.
 enum class Schedule { forward, reverse, random };
@@ -77,25 +32,40 @@ inline Schedule schedule_from_environment() {
 
 class Emulator {
  public:
+  // Blocks that can wait for each other: as many as leave the process with enough memory maps for their stacks.
+  static constexpr int kMaxResidentBlocks = 32;
+
   Schedule schedule = schedule_from_environment();
 
-  // Runs `kernel` once per thread. `name` is the launcher's __PRETTY_FUNCTION__.
+  // Runs `kernel` once per thread. `name` is the launcher's __PRETTY_FUNCTION__. Only with `together` may the blocks
+  // wait for each other.
   template <class Kernel>
-  void launch(const char* name, dim3 grid, dim3 block, const Kernel& kernel) {
+  void launch(const char* name, dim3 grid, dim3 block, bool together, const Kernel& kernel) {
     const std::lock_guard<std::mutex> one_at_a_time(mutex_);
     kernel_name_ = name;
-    check_launch(grid, block);
+    check_launch(grid, block, together);
     kernel_ = &kernel;
     call_ = [](const void* k) { (*static_cast<const Kernel*>(k))(); };
-    run_grid(grid, block);
+    run_grid(grid, block, together);
   }
 
   // The rest is called by kernels.
 
   GPU_EMULATOR_INTERNAL void synchronize_block(Place place) {
-    char* event = &barrier_event_[barriers_passed_ % 2];
+    char* event = &block_->barrier_event[block_->barriers_passed % 2];
     race_detector::publish(event);
     wait(ThreadState::at_block_barrier, place);
+    race_detector::observe(event);
+  }
+
+  GPU_EMULATOR_INTERNAL void synchronize_grid(Place place) {
+    if (!together_) {
+      current_->place = place;
+      fail("synchronize_grid in a launch whose blocks need not run at the same time; launch_together makes them");
+    }
+    char* event = &grid_event_[grid_barriers_passed_ % 2];
+    race_detector::publish(event);
+    wait(ThreadState::at_grid_barrier, place);
     race_detector::observe(event);
   }
 
@@ -111,17 +81,17 @@ class Emulator {
   // Block-wide storage, one for each key: created by the first thread that asks, filled with NaN.
   GPU_EMULATOR_INTERNAL void* shared_variable(const void* key, size_t bytes, size_t alignment) {
     int i = 0;
-    while (i < shared_count_ && shared_[i].key != key) ++i;
-    if (i == shared_count_) {
+    while (i < block_->shared_count && block_->shared[i].key != key) ++i;
+    if (i == block_->shared_count) {
       Fiber::enter_host_context();
       create_shared(key, bytes, alignment);
       Fiber::leave_host_context();
     }
-    race_detector::observe(&shared_created_);
-    return shared_[i].storage;
+    race_detector::observe(&block_->shared_created);
+    return block_->shared[i].storage;
   }
 
-  const EmulatedThread& current() const { return *current_; }
+  EmulatedThread& current() { return *current_; }
 
   [[noreturn]] __attribute__((format(printf, 2, 3))) void fail(const char* format, ...) const {
     std::fprintf(stderr, "GPU emulator: ");
@@ -137,13 +107,8 @@ class Emulator {
   }
 
  private:
-  struct SharedVariable {
-    const void* key;
-    void* storage;
-  };
-
-  void check_launch(dim3 grid, dim3 block) {
-    block_threads_ = 0;
+  void check_launch(dim3 grid, dim3 block, bool together) {
+    block_ = nullptr;
     blockIdx = {0, 0, 0};
     const uint64_t threads = uint64_t{block.x} * block.y * block.z;
     if (threads == 0 || threads > kMaxBlockThreads || block.x > 1024 || block.y > 1024 || block.z > 64) {
@@ -154,67 +119,120 @@ class Emulator {
       fail("bad launch: a grid of (%u, %u, %u) blocks; possible are 1 to (2^31 - 1, 65535, 65535)", grid.x, grid.y,
            grid.z);
     }
+    if (together && uint64_t{grid.x} * grid.y * grid.z > kMaxResidentBlocks) {
+      fail("bad launch: (%u, %u, %u) blocks that wait for each other; at most %d run at the same time", grid.x, grid.y,
+           grid.z, kMaxResidentBlocks);
+    }
   }
 
-  void run_grid(dim3 grid, dim3 block) {
+  void run_grid(dim3 grid, dim3 block, bool together) {
     gridDim = grid;
     blockDim = block;
-    block_threads_ = static_cast<int>(block.x * block.y * block.z);
+    together_ = together;
     host.race_context = race_detector::current();
     race_detector::publish(&launch_started_);
     race_detector::ignore_begin();
+    size_t count = 0;
     for (unsigned z = 0; z < grid.z; ++z) {
       for (unsigned y = 0; y < grid.y; ++y) {
-        for (unsigned x = 0; x < grid.x; ++x) run_block({x, y, z});
+        for (unsigned x = 0; x < grid.x; ++x) {
+          if (together) {
+            start_block(count, count, {x, y, z});
+            ++count;
+          } else {
+            // ThreadSanitizer sees one order in what one fiber does. Blocks have none, so they take turns with two
+            // sets.
+            if (race_detector::kActive) fiber_set_ ^= 1;
+            start_block(0, fiber_set_, {x, y, z});
+            run_block();
+            end_block();
+          }
+        }
       }
     }
+    if (together) run_together(count);
     race_detector::ignore_end();
     race_detector::observe(&launch_ended_);
     for (void* storage : retired_shared_) std::free(storage);
     retired_shared_.clear();
   }
 
-  void run_block(uint3 index) {
-    blockIdx = index;
-    ready_.clear();
-    for (int rank = 0; rank < block_threads_; ++rank) prepare_thread(rank);
-    waiting_ = exited_ = 0;
-    for (int w = 0; w * kWarpSize < block_threads_; ++w) arrived_[w] = 0;
-    while (exited_ < block_threads_) {
-      if (ready_.empty()) fail_deadlock();
-      batch_.swap(ready_);
-      ready_.clear();
-      reorder(batch_);
-      for (int rank : batch_) run_thread(threads_[rank]);
+  // Runs all blocks up to their next barrier of the grid, until they have exited.
+  void run_together(size_t count) {
+    for (;;) {
+      size_t waiting = 0, threads = 0;
+      for (size_t b = 0; b < count; ++b) {
+        select_block(b);
+        run_block();
+        waiting += block_->at_grid_barrier;
+        threads += block_->threads.size();
+      }
+      if (waiting == 0) break;
+      if (waiting < threads) fail("a thread exits while others of its grid wait at synchronize_grid");
+      ++grid_barriers_passed_;
+      for (size_t b = 0; b < count; ++b) {
+        blocks_[b].at_grid_barrier = 0;
+        for (const EmulatedThread& thread : blocks_[b].threads) blocks_[b].ready.push_back(thread.rank);
+      }
     }
-    release_block();
+    for (size_t b = 0; b < count; ++b) {
+      select_block(b);
+      end_block();
+    }
   }
 
-  void prepare_thread(int rank) {
-    EmulatedThread& thread = threads_[rank];
-    thread.fiber = &fibers_[fiber_set_][rank];
-    if (!thread.fiber->exists()) thread.fiber->create(&Emulator::thread_body, this, rank);
-    const unsigned r = static_cast<unsigned>(rank);
-    thread.index = {r % blockDim.x, r / blockDim.x % blockDim.y, r / (blockDim.x * blockDim.y)};
-    thread.rank = rank;
-    thread.state = ThreadState::ready;
-    thread.place = {};
-    ready_.push_back(rank);
+  void select_block(size_t number) {
+    block_ = &blocks_[number];
+    blockIdx = block_->index;
   }
 
-  void release_block() {
-    for (int i = 0; i < shared_count_; ++i) {
+  void start_block(size_t number, size_t fiber_set, uint3 index) {
+    while (blocks_.size() <= number) blocks_.emplace_back();
+    while (fibers_.size() <= fiber_set) fibers_.emplace_back(kMaxBlockThreads);
+    EmulatedBlock& block = blocks_[number];
+    block.index = index;
+    select_block(number);
+    block.at_block_barrier = block.at_grid_barrier = block.exited = 0;
+    for (unsigned& arrived : block.arrived) arrived = 0;
+    const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
+    block.ready.clear();
+    block.threads.resize(threads);
+    for (unsigned rank = 0; rank < threads; ++rank) {
+      Fiber& fiber = fibers_[fiber_set][rank];
+      if (!fiber.exists()) fiber.create(&Emulator::thread_body, this, static_cast<int>(rank));
+      EmulatedThread& thread = block.threads[rank];
+      thread.fiber = &fiber;
+      thread.index = {rank % blockDim.x, rank / blockDim.x % blockDim.y, rank / (blockDim.x * blockDim.y)};
+      thread.rank = static_cast<int>(rank);
+      thread.state = ThreadState::ready;
+      thread.place = {};
+      block.ready.push_back(thread.rank);
+    }
+  }
+
+  // Until all its threads have exited or wait for the grid.
+  void run_block() {
+    while (!block_->is_suspended()) {
+      if (block_->ready.empty()) fail_deadlock();
+      batch_.swap(block_->ready);
+      block_->ready.clear();
+      reorder(batch_);
+      for (int rank : batch_) run_thread(block_->threads[rank]);
+    }
+  }
+
+  void end_block() {
+    for (int i = 0; i < block_->shared_count; ++i) {
       // ThreadSanitizer would take an early free for a race: the host learns only at the
       // end of the launch what the threads of this block did.
       if (race_detector::kActive) {
-        retired_shared_.push_back(shared_[i].storage);
+        retired_shared_.push_back(block_->shared[i].storage);
       } else {
-        std::free(shared_[i].storage);
+        std::free(block_->shared[i].storage);
       }
     }
-    shared_count_ = 0;
-    shared_bytes_ = 0;
-    if (race_detector::kActive) fiber_set_ ^= 1;
+    block_->shared_count = 0;
+    block_->shared_bytes = 0;
   }
 
   void run_thread(EmulatedThread& thread) {
@@ -222,13 +240,19 @@ class Emulator {
     threadIdx = thread.index;
     thread.state = ThreadState::ready;
     thread.fiber->resume();
-    if (thread.state == ThreadState::exited) {
-      ++exited_;
-      if (waiting_ > 0) fail("a thread exits while others of its block wait at __syncthreads");
-    } else if (thread.state == ThreadState::at_block_barrier) {
-      arrive_at_barrier(thread);
-    } else {
-      arrive_at_warp_operation(thread);
+    switch (thread.state) {
+      case ThreadState::exited:
+        ++block_->exited;
+        if (block_->at_block_barrier > 0) fail("a thread exits while others of its block wait at __syncthreads");
+        break;
+      case ThreadState::at_block_barrier:
+        arrive_at_barrier(thread);
+        break;
+      case ThreadState::at_grid_barrier:
+        ++block_->at_grid_barrier;
+        break;
+      default:
+        arrive_at_warp_operation(thread);
     }
   }
 
@@ -247,46 +271,47 @@ class Emulator {
   }
 
   void arrive_at_barrier(const EmulatedThread& thread) {
-    if (exited_ > 0) fail("a thread waits at __syncthreads after others of its block have exited");
-    if (++waiting_ < block_threads_) return;
-    for (int rank = 0; rank < block_threads_; ++rank) {
-      if (threads_[rank].place.line != thread.place.line) fail("threads of one block meet at different __syncthreads");
-      ready_.push_back(rank);
+    if (block_->exited > 0) fail("a thread waits at __syncthreads after others of its block have exited");
+    if (++block_->at_block_barrier < static_cast<int>(block_->threads.size())) return;
+    for (const EmulatedThread& other : block_->threads) {
+      if (other.place.line != thread.place.line) fail("threads of one block meet at different __syncthreads");
+      block_->ready.push_back(other.rank);
     }
-    waiting_ = 0;
-    ++barriers_passed_;
+    block_->at_block_barrier = 0;
+    ++block_->barriers_passed;
   }
 
   void arrive_at_warp_operation(const EmulatedThread& thread) {
     const WarpOperation& operation = thread.operation;
-    unsigned& arrived = arrived_[thread.warp()];
+    unsigned& arrived = block_->arrived[thread.warp()];
     arrived |= 1u << thread.lane();
     if ((arrived & operation.mask) != operation.mask) return;
     WarpOperation::Operands operands{};
     for (int lane = 0; lane < kWarpSize; ++lane) {
       if ((operation.mask >> lane & 1) == 0) continue;
-      EmulatedThread& other = threads_[thread.warp() * kWarpSize + lane];
+      EmulatedThread& other = block_->threads[thread.warp() * kWarpSize + lane];
       if (other.operation.mask != operation.mask) fail("lanes that meet in a warp operation name different masks");
       if (other.operation.complete != operation.complete || other.place.line != thread.place.line) {
         fail("lanes of one warp meet in different warp operations");
       }
       operands[lane] = other.operation.operand;
-      ready_.push_back(other.rank);
+      block_->ready.push_back(other.rank);
     }
     arrived &= ~operation.mask;
     operation.complete(operands, operation.mask);
   }
 
   void create_shared(const void* key, size_t bytes, size_t alignment) {
-    shared_bytes_ += bytes;
-    if (shared_bytes_ > kMaxStaticSharedBytes) {
-      fail("%zu bytes of shared memory; a block has %zu", shared_bytes_, kMaxStaticSharedBytes);
+    EmulatedBlock& block = *block_;
+    block.shared_bytes += bytes;
+    if (block.shared_bytes > kMaxStaticSharedBytes) {
+      fail("%zu bytes of shared memory; a block has %zu", block.shared_bytes, kMaxStaticSharedBytes);
     }
-    if (shared_count_ == kMaxSharedVariables) fail("more than %d shared variables", kMaxSharedVariables);
+    if (block.shared_count == kMaxSharedVariables) fail("more than %d shared variables", kMaxSharedVariables);
     void* storage = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
     std::memset(storage, 0xff, bytes);  // a NaN in every floating-point type
-    shared_[shared_count_++] = {key, storage};
-    race_detector::publish(&shared_created_);
+    block.shared[block.shared_count++] = {key, storage};
+    race_detector::publish(&block.shared_created);
   }
 
   void reorder(std::vector<int>& ranks) {
@@ -301,7 +326,12 @@ class Emulator {
   }
 
   [[noreturn]] void fail_deadlock() const {
-    if (waiting_ > 0) fail("divergent barrier: not all threads of the block reach the same __syncthreads");
+    if (block_->at_block_barrier > 0 && block_->at_grid_barrier > 0) {
+      fail("threads of one block wait at __syncthreads and at synchronize_grid");
+    }
+    if (block_->at_block_barrier > 0) {
+      fail("divergent barrier: not all threads of the block reach the same __syncthreads");
+    }
     fail("a warp operation waits for lanes in its mask that never arrive");
   }
 
@@ -314,13 +344,15 @@ class Emulator {
   }
 
   void list_threads() const {
-    static const char* const kStates[] = {"running", "waits at __syncthreads", "waits in a warp operation", "exited"};
+    static const char* const kStates[] = {"running", "waits at __syncthreads", "waits at synchronize_grid",
+                                          "waits in a warp operation", "exited"};
     constexpr int kMaxLines = 8;
-    for (int first = 0, lines = 0; first < block_threads_ && lines < kMaxLines; ++lines) {
-      const EmulatedThread& thread = threads_[first];
+    const int count = block_ == nullptr ? 0 : static_cast<int>(block_->threads.size());
+    for (int first = 0, lines = 0; first < count && lines < kMaxLines; ++lines) {
+      const EmulatedThread& thread = block_->threads[first];
       int last = first;
-      while (last + 1 < block_threads_ && threads_[last + 1].state == thread.state &&
-             threads_[last + 1].place.line == thread.place.line) {
+      while (last + 1 < count && block_->threads[last + 1].state == thread.state &&
+             block_->threads[last + 1].place.line == thread.place.line) {
         ++last;
       }
       std::fprintf(stderr, "  threads %d-%d: %s", first, last, kStates[static_cast<int>(thread.state)]);
@@ -330,32 +362,24 @@ class Emulator {
     }
   }
 
-  static constexpr int kMaxSharedVariables = 32;
-
   std::mutex mutex_;
   const char* kernel_name_ = "";
   const void* kernel_ = nullptr;
   void (*call_)(const void*) = nullptr;
 
-  EmulatedThread threads_[kMaxBlockThreads];
-  // ThreadSanitizer sees one order in what one fiber does. Blocks have none, so they take turns with two sets.
-  Fiber fibers_[2][kMaxBlockThreads];
-  int fiber_set_ = 0;
+  std::deque<EmulatedBlock> blocks_;
+  std::deque<std::vector<Fiber>> fibers_;  // of kMaxBlockThreads each
+  size_t fiber_set_ = 0;
+  EmulatedBlock* block_ = nullptr;
   EmulatedThread* current_ = nullptr;
-  int block_threads_ = 0, waiting_ = 0, exited_ = 0;
-  unsigned barriers_passed_ = 0;
-  unsigned arrived_[kMaxBlockThreads / kWarpSize] = {};  // lanes that wait in a warp operation
-  std::vector<int> ready_, batch_;
+  bool together_ = false;
+  unsigned grid_barriers_passed_ = 0;
+  std::vector<int> batch_;
   uint64_t random_ = 1;
-
-  SharedVariable shared_[kMaxSharedVariables] = {};
-  int shared_count_ = 0;
-  size_t shared_bytes_ = 0;
   std::vector<void*> retired_shared_;  // under ThreadSanitizer, until the launch ends
 
-  // Addresses by which ThreadSanitizer knows events. Two barrier events take turns: a thread that
-  // is already at the next barrier must not appear to have come before one that has yet to leave this one.
-  char launch_started_ = 0, launch_ended_ = 0, shared_created_ = 0, barrier_event_[2] = {};
+  // Addresses by which ThreadSanitizer knows events, as in EmulatedBlock.
+  char launch_started_ = 0, launch_ended_ = 0, grid_event_[2] = {};
 };
 
 inline Emulator emulator;

@@ -63,12 +63,6 @@ inline void complete_ballot(WarpOperation::Operands& operands, unsigned) {
 
 // __syncwarp orders memory, which shuffles and votes do not. Each thread announces what it has done
 // through one of two events, in turn, and afterwards observes those of all lanes in the mask.
-struct WarpEvents {
-  char event[2];
-  unsigned turn;
-};
-inline WarpEvents warp_events[kMaxBlockThreads];
-
 struct SyncOperand {
   char* event;
   char* observed[kWarpSize];
@@ -85,9 +79,9 @@ inline void complete_sync(WarpOperation::Operands& operands, unsigned) {
 }
 
 GPU_EMULATOR_INTERNAL inline void synchronize_warp(unsigned mask, Place place) {
-  WarpEvents& mine = warp_events[emulator.current().rank];
+  EmulatedThread& mine = emulator.current();
   SyncOperand operand;
-  operand.event = &mine.event[mine.turn++ % 2];
+  operand.event = &mine.warp_event[mine.warp_turn++ % 2];
   race_detector::publish(operand.event);
   emulator.warp_operation({&complete_sync, mask, &operand}, place);
   for (char* event : operand.observed) {

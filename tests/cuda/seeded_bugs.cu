@@ -13,6 +13,8 @@
 namespace {
 
 using fastvision::gpu::launch;
+using fastvision::gpu::launch_together;
+using fastvision::gpu::synchronize_grid;
 namespace wmma = nvcuda::wmma;
 
 constexpr int kThreads = 64;
@@ -273,6 +275,45 @@ bool run_launch(dim3 grid, dim3 block) {
   return data[0] == 2.0f;
 }
 
+enum class Grid { right, no_barrier, one_block_leaves, blocks_apart };
+
+// Each block takes what the next one has written, twice.
+template <Grid slip>
+__global__ void pass_round(int* values, int* seen, unsigned* arrivals) {
+  const unsigned block = blockIdx.x, next = (block + 1) % gridDim.x;
+  if (slip == Grid::one_block_leaves && block == 1) return;
+  for (unsigned round = 1; round <= 2; ++round) {
+    if (threadIdx.x == 0) values[round * gridDim.x + block] = static_cast<int>(round * 10 + block);
+    if (slip != Grid::no_barrier) synchronize_grid(arrivals, round);
+    if (threadIdx.x == 0) seen[block] = values[round * gridDim.x + next];
+  }
+}
+
+template <Grid slip>
+bool run_pass_round() {
+  constexpr int kBlocks = 3;
+  int values[3 * kBlocks] = {}, seen[kBlocks] = {};
+  unsigned arrivals = 0;
+  if (slip == Grid::blocks_apart) {
+    launch<pass_round<slip>>(dim3(kBlocks), dim3(kThreads), nullptr, &values[0], &seen[0], &arrivals);
+  } else {
+    launch_together<pass_round<slip>>(dim3(kBlocks), dim3(kThreads), nullptr, &values[0], &seen[0], &arrivals);
+  }
+  for (int i = 0; i < kBlocks; ++i) {
+    if (seen[i] != 20 + (i + 1) % kBlocks) return false;
+  }
+  return true;
+}
+
+template <int kBlocks>
+bool run_blocks_together() {
+  std::vector<int> values(3 * kBlocks), seen(kBlocks);
+  unsigned arrivals = 0;
+  launch_together<pass_round<Grid::right>>(dim3(kBlocks), dim3(kThreads), nullptr, values.data(), seen.data(),
+                                           &arrivals);
+  return seen[0] == 21;
+}
+
 struct Case {
   const char* bug;
   bool (*clean)();
@@ -302,6 +343,10 @@ const Case kCases[] = {
     {"wmma_diverged", run_tile<Tile::right>, run_tile<Tile::diverged>},
     {"wmma_unfilled", run_tile<Tile::right>, run_tile<Tile::unfilled>},
     {"wmma_unrounded_tf32", run_tile<Tile::right>, run_tile<Tile::unrounded>},
+    {"grid_barrier_missing", run_pass_round<Grid::right>, run_pass_round<Grid::no_barrier>},
+    {"grid_barrier_left_out_by_block", run_pass_round<Grid::right>, run_pass_round<Grid::one_block_leaves>},
+    {"grid_barrier_of_blocks_apart", run_pass_round<Grid::right>, run_pass_round<Grid::blocks_apart>},
+    {"grid_too_large_to_wait", run_blocks_together<32>, run_blocks_together<33>},
     {"shared_too_large", run_shared_size<48 * 1024>, run_shared_size<48 * 1024 + 4>},
     {"block_too_large", [] { return run_launch(dim3(1), dim3(64)); }, [] { return run_launch(dim3(1), dim3(64, 32)); }},
     {"grid_empty", [] { return run_launch(dim3(2), dim3(64)); }, [] { return run_launch(dim3(0), dim3(64)); }},
