@@ -2,6 +2,7 @@
 // executes the same kernels on the CPU (core/gpu.h).
 #include "conv/cuda/kernels.h"
 #include "core/kernel_library.h"
+#include "rnn/cuda/kernels.h"
 
 #if defined(__CUDACC__)
 #define LIBRARY_NAME "cuda"
@@ -14,6 +15,6 @@ const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  .name = LIBRARY_NAME,
                                                  .machine = nullptr,
                                                  .conv = &fastvision::cuda_conv_kernels,
-                                                 .rnn = nullptr};
+                                                 .rnn = &fastvision::cuda_rnn_kernels};
   return &library;
 }

@@ -79,6 +79,13 @@ def compiler_missing() -> str | None:
     return None if shutil.which(compiler) else f"no C++ compiler: {compiler} is not on the PATH"
 
 
-CONV_KERNELS = tuple(str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc/conv/cuda").glob("*.cu")))
+
+
+def _kernels(family: str) -> tuple[str, ...]:
+    return tuple(str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc" / family / "cuda").glob("*.cu")))
+
+
+CONV_KERNELS, RNN_KERNELS = _kernels("conv"), _kernels("rnn")
 CONV_DRIVER = Program("conv_driver", ("tests/cuda/conv_driver.cu", *CONV_KERNELS))
+RNN_DRIVER = Program("rnn_driver", ("tests/native/rnn_kernels.cpp", "tests/cuda/rnn_library.cu", *RNN_KERNELS))
 SEEDED_BUGS = Program("seeded_bugs", ("tests/cuda/seeded_bugs.cu",))

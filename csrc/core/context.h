@@ -7,7 +7,23 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/types.h"
+
 namespace fastvision {
+
+// A matrix in memory; strides in elements.
+struct MatrixView {
+  const void* data;
+  DType dtype;
+  int64_t rows, columns, row_stride, column_stride;
+
+  MatrixView transposed() const { return {data, dtype, columns, rows, column_stride, row_stride}; }
+};
+
+// A dense one.
+inline MatrixView matrix(const void* data, DType dtype, int64_t rows, int64_t columns) {
+  return {data, dtype, rows, columns, columns, 1};
+}
 
 class Context {
  public:
@@ -21,6 +37,13 @@ class Context {
   void parallel_for(int64_t n, const Body& body) {
     run_parallel(
         n, [](const void* b, int64_t begin, int64_t end) { (*static_cast<const Body*>(b))(begin, end); }, &body);
+  }
+
+  // `to`, a dense matrix, becomes a b, or with `add` to + a b. All are of one dtype, or `to` is fp32 and not added to.
+  // Sums are fp32. Null, or what went wrong. For the large products of CUDA kernels, by cuBLAS.
+  virtual const char* multiply(const MatrixView& /*a*/, const MatrixView& /*b*/, void* /*to*/, DType /*to_dtype*/,
+                               bool /*add*/) {
+    return "this context multiplies no matrices";
   }
 
   // cudaStream_t of the call; null on the CPU.

@@ -35,6 +35,10 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
+inline int min(int a, int b) {
+  return a < b ? a : b;
+}
+
 #include "core/gpu_convert.h"
 #include "core/gpu_scheduler.h"
 #include "core/gpu_warp.h"

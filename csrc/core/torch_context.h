@@ -3,8 +3,13 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
 #include <c10/core/CPUAllocator.h>
+#include <c10/core/DispatchKeySet.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/SmallVector.h>
 
@@ -31,6 +36,22 @@ class TorchContext final : public Context {
     return tensors_.back().mutable_data_ptr();
   }
 
+  const char* multiply(const MatrixView& a, const MatrixView& b, void* to, DType to_dtype, bool add) override {
+    // An operator under autocast has cast what is to be cast.
+    const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+    at::Tensor left = tensor(a), right = tensor(b), result = tensor(matrix(to, to_dtype, a.rows, b.columns));
+    if (add) {
+      at::addmm_out(result, result, left, right);
+    } else if (a.dtype == to_dtype) {
+      at::mm_out(result, left, right);
+    } else if (device_.is_cuda()) {
+      at::mm_out(result, left, right, at::kFloat);
+    } else {
+      at::mm_out(result, left.to(at::kFloat), right.to(at::kFloat));
+    }
+    return nullptr;
+  }
+
   void* stream() const override {
     if (device_.is_cpu()) return nullptr;
     return c10::impl::VirtualGuardImpl(device_.type()).getStream(device_).native_handle();
@@ -42,6 +63,12 @@ class TorchContext final : public Context {
   }
 
  private:
+  at::Tensor tensor(const MatrixView& m) const {
+    const auto dtype = m.dtype == DType::f32 ? at::kFloat : m.dtype == DType::bf16 ? at::kBFloat16 : at::kHalf;
+    return at::from_blob(const_cast<void*>(m.data), {m.rows, m.columns}, {m.row_stride, m.column_stride},
+                         at::device(device_).dtype(dtype));
+  }
+
   static constexpr size_t kAlignment = 64;
 
   c10::Device device_;

@@ -34,6 +34,12 @@ class Random {
   std::normal_distribution<double> normal_;
 };
 
+void stop_at(const char* error) {
+  if (!error) return;
+  std::printf("%s\n", error);
+  std::exit(1);
+}
+
 void* data(const Tensor& tensor) {
   return tensor ? tensor->data() : nullptr;
 }
@@ -114,7 +120,7 @@ Results forward(const Problem& problem, int threads, bool training) {
   arrays.final_cell = data(results[2]);
   arrays.reserve = static_cast<float*>(data(results[3]));
   HostContext context(threads);
-  fastvision_kernel_library()->rnn->forward(p, arrays, context);
+  stop_at(fastvision_kernel_library()->rnn->forward(p, arrays, context));
   return results;
 }
 
@@ -149,7 +155,7 @@ Results backward(const Problem& problem, const Results& results, const Results& 
     arrays.grad_weights[d] = {made[0], made[1], made[2], made[3]};
   }
   HostContext context(threads);
-  fastvision_kernel_library()->rnn->backward(p, arrays, context);
+  stop_at(fastvision_kernel_library()->rnn->backward(p, arrays, context));
   return gradients;
 }
 
