@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-KERNEL_SOURCES = tuple(sorted((ROOT / "csrc" / "conv" / "cuda").glob("*.cu")))
+KERNEL_SOURCES = tuple(sorted((ROOT / "csrc").glob("*/cuda/*.cu")))
 LIBRARY_SOURCES = (ROOT / "csrc" / "cuda_library.cu", *KERNEL_SOURCES)
-BLOCK_THREADS = {"unpool": 256}  # the others have 128
+BLOCK_THREADS = {"conv_cuda": 128, "unpool": 256, "rnn_cuda": 256}  # of a family's kernels or of one kernel
 GATHERS = ("single", "along_depth", "along_rows")  # enum class Gather
+MODES = ("lstm", "gru")  # enum class RnnMode
 INSTRUCTIONS = {
     "loads_128": re.compile(r"\bLDG\.E\.(?:[A-Z0-9_]+\.)*128"),
     "shared_loads": re.compile(r"\bLDS(?:M)?\b"),
@@ -67,6 +68,7 @@ class Kernel:
 
     name: str
     architecture: int
+    family: str = "conv_cuda"
     registers: int = 0
     shared_bytes: int = 0
     stack_bytes: int = 0
@@ -75,7 +77,7 @@ class Kernel:
 
     @property
     def resident_warps(self) -> int:
-        threads = BLOCK_THREADS.get(self.name.split("<")[0], 128)
+        threads = BLOCK_THREADS.get(self.name.split("<")[0], BLOCK_THREADS[self.family])
         return ARCHITECTURES[self.architecture].resident_warps(self.registers, self.shared_bytes, threads)
 
 
@@ -98,7 +100,8 @@ def find_cuobjdump() -> Path | None:
 
 def compile_object(source: Path, architectures: list[int], directory: Path) -> tuple[Path, str]:
     """The object file, and what the assembler says about each kernel in it."""
-    target = directory / f"{source.stem}-{'-'.join(map(str, architectures))}.o"
+    family = source.relative_to(ROOT / "csrc").parts[0]
+    target = directory / f"{family}-{source.stem}-{'-'.join(map(str, architectures))}.o"
     generate = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     flags = ["-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", "-Xptxas", "-v", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
     command = [str(find_nvcc()), *flags, *generate, "-c", str(source), "-o", str(target)]
@@ -117,13 +120,16 @@ def inspect(source: Path, architectures: list[int], directory: Path) -> list[Ker
     return list(kernels.values())
 
 
-def _readable(symbols: list[str]) -> dict[str, str]:
-    """Symbols to names as in the budget: pixel_gemm<F32, along_depth, 64>."""
+def _readable(symbols: list[str]) -> dict[str, tuple[str, str]]:
+    """Symbols to families and names as in the budget: conv_cuda, pixel_gemm<F32, along_depth, 64>."""
     text = subprocess.run(["c++filt"], input="\n".join(symbols), capture_output=True, text=True, check=True).stdout
     names = {}
     for symbol, line in zip(symbols, text.splitlines(), strict=True):
-        name = re.sub(r"\(Gather\)(\d)", lambda m: GATHERS[int(m[1])], line.replace("fastvision::conv_cuda::", ""))
-        names[symbol] = name.removeprefix("void ").split("(")[0]
+        family = re.search(r"fastvision::(\w+_cuda)::", line)[1]
+        name = line.replace(f"fastvision::{family}::", "")
+        name = re.sub(r"\(Gather\)(\d)", lambda m: GATHERS[int(m[1])], name)
+        name = re.sub(r"\(fastvision::RnnMode\)(\d)", lambda m: MODES[int(m[1])], name)
+        names[symbol] = family, name.removeprefix("void ").split("(")[0]
     return names
 
 
@@ -133,7 +139,8 @@ def _parse_assembler_log(log: str) -> dict[tuple[str, int], Kernel]:
     current = None
     for line in log.splitlines():
         if m := re.search(r"entry function '(\w+)' for 'sm_(\d+)'", line):
-            current = Kernel(names[m[1]], int(m[2]))
+            family, name = names[m[1]]
+            current = Kernel(name, int(m[2]), family)
             kernels[m[1], int(m[2])] = current
         elif current and (
             m := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill", line)

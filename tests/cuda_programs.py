@@ -79,8 +79,6 @@ def compiler_missing() -> str | None:
     return None if shutil.which(compiler) else f"no C++ compiler: {compiler} is not on the PATH"
 
 
-
-
 def _kernels(family: str) -> tuple[str, ...]:
     return tuple(str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc" / family / "cuda").glob("*.cu")))
 

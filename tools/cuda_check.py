@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import cuda_budget  # noqa: E402
 from cuda_budget import ARCHITECTURES, LIBRARY_SOURCES, Kernel  # noqa: E402
-from cuda_programs import CONV_DRIVER, SANITIZERS, SCHEDULES, SEEDED_BUGS  # noqa: E402
+from cuda_programs import CONV_DRIVER, RNN_DRIVER, SANITIZERS, SCHEDULES, SEEDED_BUGS  # noqa: E402
 
 CASES = {"plain": 1000, "address": 300, "thread": 60}
 
@@ -65,7 +65,7 @@ def check_budget(kernels: list[Kernel]) -> list[str]:
 
 def link(directory: Path) -> None:
     """Links the library against the CUDA runtime and nothing else; every symbol must be found."""
-    objects = [str(next(directory.glob(f"{source.stem}-*.o"))) for source in LIBRARY_SOURCES]
+    objects = [str(path) for path in sorted(directory.glob("*.o"))]
     library = directory / "_cuda.so"
     command = [str(cuda_budget.find_nvcc()), "-shared", "-cudart", "shared", "-Xlinker", "--no-undefined"]
     done = subprocess.run([*command, *objects, "-o", str(library)], capture_output=True, text=True)
@@ -80,12 +80,16 @@ def execute(jobs: int) -> list[str]:
     """Runs the emulated kernels; returns the output of runs that failed."""
     with ThreadPoolExecutor(jobs) as pool:
         list(
-            pool.map(lambda job: job[0].build(job[1]), [(p, s) for p in (CONV_DRIVER, SEEDED_BUGS) for s in SANITIZERS])
+            pool.map(
+                lambda job: job[0].build(job[1]),
+                [(p, s) for p in (CONV_DRIVER, RNN_DRIVER, SEEDED_BUGS) for s in SANITIZERS],
+            )
         )
         runs = [(SEEDED_BUGS, s, o, ["clean"]) for s in SANITIZERS for o in SCHEDULES]
         for number, schedule in enumerate(SCHEDULES):
             for sanitizer, cases in CASES.items():
                 runs.append((CONV_DRIVER, sanitizer, schedule, [str(cases), str(1000 * (number + 1)), "1"]))
+                runs.append((RNN_DRIVER, sanitizer, schedule, [str(cases // 4), str(1000 * (number + 1))]))
         runs.append((CONV_DRIVER, "thread", "forward", ["15", "9000", "4"]))
         runs.append((CONV_DRIVER, "plain", "forward", ["200", "9100", "1", "far"]))
         results = list(pool.map(lambda run: run[0].run(run[1], run[2], *run[3], timeout=600), runs))

@@ -33,7 +33,7 @@ inline Schedule schedule_from_environment() {
 class Emulator {
  public:
   // Blocks that can wait for each other: as many as leave the process with enough memory maps for their stacks.
-  static constexpr int kMaxResidentBlocks = 32;
+  static constexpr int kMaxResidentBlocks = 64;
 
   Schedule schedule = schedule_from_environment();
 

@@ -346,7 +346,7 @@ const Case kCases[] = {
     {"grid_barrier_missing", run_pass_round<Grid::right>, run_pass_round<Grid::no_barrier>},
     {"grid_barrier_left_out_by_block", run_pass_round<Grid::right>, run_pass_round<Grid::one_block_leaves>},
     {"grid_barrier_of_blocks_apart", run_pass_round<Grid::right>, run_pass_round<Grid::blocks_apart>},
-    {"grid_too_large_to_wait", run_blocks_together<32>, run_blocks_together<33>},
+    {"grid_too_large_to_wait", run_blocks_together<64>, run_blocks_together<65>},
     {"shared_too_large", run_shared_size<48 * 1024>, run_shared_size<48 * 1024 + 4>},
     {"block_too_large", [] { return run_launch(dim3(1), dim3(64)); }, [] { return run_launch(dim3(1), dim3(64, 32)); }},
     {"grid_empty", [] { return run_launch(dim3(2), dim3(64)); }, [] { return run_launch(dim3(0), dim3(64)); }},

@@ -37,6 +37,13 @@ class Direction {
     const int64_t size = p_.hidden_size, width = p_.gates() * size, state = d_ * p_.batch * size;
     float* product = allocate<float>(context_, p_.batch * size);
     int64_t product_rows = 0;
+    // To the gradients of sequences first to product_rows, which no other step will reach.
+    const auto add_product = [&](int64_t first) {
+      float* to = grad_hidden + state + first * size;
+      const int64_t count = (product_rows - first) * size;
+      return launch_elements<states_from_float<float>>(count, context_,
+                                                       StatesFromFloat{to, product + first * size, count, to, count});
+    };
     const char* error = for_each_step(/*reversed=*/true, [&](int64_t t) {
       const int64_t row = rows_.offset(t), before = d_ ? t + 1 : t - 1;
       const bool is_first = before < 0 || before >= p_.steps;
@@ -59,7 +66,9 @@ class Direction {
       g.grad_from_input = gates.from_input[d_] + row * width;
       g.grad_from_hidden = gates.from_hidden[d_] + row * width;
       g.hidden_size = static_cast<int>(size);
-      // Sequences that the step after did not reach keep what came back before; the others' is in the product.
+      if (g.rows < product_rows) {
+        if (const char* failed = add_product(g.rows)) return failed;
+      }
       const char* failed = p_.mode == RnnMode::lstm
                                ? launch_elements<gates_backward<RnnMode::lstm, Element>>(g.rows * size, context_, g)
                                : launch_elements<gates_backward<RnnMode::gru, Element>>(g.rows * size, context_, g);
@@ -69,9 +78,7 @@ class Direction {
                                matrix(a_.weights[d_].hidden, p_.dtype, width, size), product, DType::f32,
                                /*add=*/false);
     });
-    if (error) return error;
-    const StatesFromFloat end{grad_hidden + state, product, product_rows * size, grad_hidden + state, p_.batch * size};
-    return launch_elements<states_from_float<float>>(end.count, context_, end);
+    return error ? error : add_product(0);
   }
 
   const char* run_weights(const MatrixView& input, const GateGradients<Element>& gates) const {
