@@ -38,6 +38,11 @@ class Machine:
     fma_flops_per_core: float
     read_bandwidth: dict[str, Bandwidth]
 
+    def level(self, size: float) -> str:
+        """The first level of the memory hierarchy that holds so many bytes, its buffer being half of the cache."""
+        levels = list(self.read_bandwidth)
+        return next((name for name in levels if size <= 2 * self.read_bandwidth[name].buffer_bytes), levels[-1])
+
 
 def measure_machine() -> Machine:
     """Takes about a second."""
