@@ -182,10 +182,10 @@ class OpenVinoBfloat16(OpenVino):
     precision = "bf16"
 
     def unsupported(self, task: ModuleTask) -> str | None:
-        import openvino
-
         if reason := super().unsupported(task):
             return reason
+        import openvino
+
         has_it = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return None if has_it else "has no bfloat16 on this processor"
 
