@@ -28,7 +28,7 @@ from fastvision.bench.timing import Budget
 
 PEERS = {peer.name: peer for peer in RNN_PEERS}
 # Caches of 2 and 20 kB that give 1000 and 100 bytes per second, memory that gives 10.
-LEVELS = {"L1": Bandwidth(1_000, 1e3), "L2": Bandwidth(10_000, 1e2), "memory": Bandwidth(1_000_000, 1e1)}
+LEVELS = {"L1": Bandwidth(1_000, 1e3, 2_000), "L2": Bandwidth(8_000, 1e2, 20_000), "memory": Bandwidth(1_000_000, 1e1)}
 FACTS = ("cpu", "cores", "threads", "cpu_capability", "stock_cpu_capability", "torch", "fastvision", "commit")
 MACHINE = Machine(dict.fromkeys(FACTS, "?"), fma_flops_per_core=1e6, read_bandwidth=LEVELS)
 BOTH = ("infer", "train")
