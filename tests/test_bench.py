@@ -23,7 +23,14 @@ from fastvision.bench import app, commands
 from fastvision.bench.checking import Accuracy, as_tensors, compare, error_to_stock, judge
 from fastvision.bench.conv_cases import CONV_CASES, ConvCase
 from fastvision.bench.conv_task import ConvTask
-from fastvision.bench.machine import Bandwidth, Machine, cache_sizes, measure_machine, source_commit
+from fastvision.bench.machine import (
+    Bandwidth,
+    Machine,
+    buffer_sizes,
+    cache_sizes,
+    measure_machine,
+    source_commit,
+)
 from fastvision.bench.measuring import PeerResult, TaskResult, measure, prepare
 from fastvision.bench.module_peers import MODULE_PEERS
 from fastvision.bench.peers import choose, missing_packages
@@ -331,6 +338,13 @@ def test_cache_sizes_are_read_from_sys(tmp_path: Path):
             (index / name).write_text(f"{value}\n")
     assert cache_sizes(tmp_path) == {"L1": 48 << 10, "L2": 1 << 20}
     assert cache_sizes(tmp_path / "elsewhere") == {}
+
+
+def test_buffers_lie_in_one_cache():
+    sizes = buffer_sizes({"L1": 32 << 10, "L2": 512 << 10, "L3": 32 << 20})
+    assert sizes == {"L1": 16 << 10, "L2": 128 << 10, "L3": 2 << 20, "memory": 256 << 20}
+    assert buffer_sizes({"L1": 48 << 10, "L2": 64 << 10})["L2"] == 32 << 10
+    assert buffer_sizes({}) == {"memory": 256 << 20}
 
 
 def test_source_commit_is_that_of_the_tracking_checkout(tmp_path: Path):

@@ -115,8 +115,8 @@ def test_onnx_model_refuses_what_it_does_not_translate():
     pytest.importorskip("onnx")
     from fastvision.bench.onnx_model import onnx_model
 
-    with pytest.raises(TypeError, match=r"network: expected layers that have an ONNX translation here, got Tanh\(\)"):
-        onnx_model(nn.Sequential(nn.ReLU(), nn.Tanh()), (1, 3, 4, 4))
+    with pytest.raises(TypeError, match=r"module: expected layers that have an ONNX translation here, got Tanh\(\)"):
+        onnx_model(nn.Sequential(nn.ReLU(), nn.Tanh()), [torch.ones(1, 3, 4, 4)])
 
 
 def test_inference_is_in_eval_mode_and_ends_in_probabilities():

@@ -1,6 +1,10 @@
 """What tasks of every family have in common."""
 
 import torch
+from torch import Tensor
+
+from fastvision.bench.checking import as_tensors
+from fastvision.bench.limits import Read
 
 
 class CaseTask:
@@ -17,6 +21,11 @@ class CaseTask:
         return self.input.dtype
 
     @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the module is called on."""
+        return (self.input,)
+
+    @property
     def memory_format(self) -> torch.memory_format:
         """In which peers have images and weights unless they have a format of their own."""
         return torch.contiguous_format
@@ -25,3 +34,12 @@ class CaseTask:
     def flops(self) -> int:
         """Floating-point operations of one call."""
         return self.case.flops(self.mode)
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The weights that one call reads; empty where their time is not the limit, or not known."""
+        return ()
+
+    def as_results(self, returned: object) -> tuple[Tensor, ...]:
+        """What a peer's call returned, in the shapes of the reference."""
+        return as_tensors(returned)

@@ -1,6 +1,7 @@
 """The machine that is measured, and what it can do at best."""
 
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,11 @@ _MOST_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """How fast one thread reads a buffer of `buffer_bytes`, in bytes per second."""
+    """How fast one thread reads a buffer of `buffer_bytes`, in bytes per second. `cache_bytes`: None of memory."""
 
     buffer_bytes: int
     bytes_per_second: float
+    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,29 +40,45 @@ class Machine:
     fma_flops_per_core: float
     read_bandwidth: dict[str, Bandwidth]
 
+    def level(self, size: float) -> str:
+        """The first level of the memory hierarchy that holds so many bytes."""
+        levels = self.read_bandwidth.items()
+        return next(name for name, read in levels if read.cache_bytes is None or size <= read.cache_bytes)
+
 
 def measure_machine() -> Machine:
-    """Takes about a second."""
+    """Takes one or two seconds."""
     facts = environment() | {
         "stock_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "commit": source_commit(Path(__file__)),
     }
     # A peak is what undisturbed windows show; short ones fit between disturbances.
     peak = max(_C.measure_fma_peak(0.002) for _ in range(100))
-    return Machine(facts, peak, {level: _bandwidth(size) for level, size in _buffer_sizes().items()})
-
-
-def _bandwidth(size: int) -> Bandwidth:
-    if size >= _MEMORY_BYTES:  # filling the buffer takes longer than reading it
-        return Bandwidth(size, _C.measure_read_bandwidth(size, 0.1))
-    return Bandwidth(size, max(_C.measure_read_bandwidth(size, 0.002) for _ in range(25)))
-
-
-def _buffer_sizes() -> dict[str, int]:
-    """Bytes that fit each cache twice, and bytes that fit none."""
     caches = cache_sizes(_CACHES)
-    memory = min(max([_MEMORY_BYTES, *(4 * size for size in caches.values())]), _MOST_BYTES)
-    return {level: size // 2 for level, size in caches.items()} | {"memory": memory}
+    reads = {
+        level: Bandwidth(size, _bandwidth(size), caches.get(level)) for level, size in buffer_sizes(caches).items()
+    }
+    return Machine(facts, peak, reads)
+
+
+def _bandwidth(size: int) -> float:
+    if size >= _MEMORY_BYTES:  # filling the buffer takes longer than reading it
+        return _C.measure_read_bandwidth(size, 0.1)
+    return max(_C.measure_read_bandwidth(size, 0.002) for _ in range(100))
+
+
+def buffer_sizes(caches: Mapping[str, int]) -> dict[str, int]:
+    """Bytes to read from each cache, given their sizes, the smallest first, and from memory.
+
+    Half of the cache, but of a large one no more than four times the cache before it: all of that comes from the large
+    one, which is shared and the slower the more of it is read.
+    """
+    sizes, before = {}, None
+    for level, size in caches.items():
+        sizes[level] = min(size // 2, 4 * before) if before else size // 2
+        before = size
+    sizes["memory"] = min(max([_MEMORY_BYTES, *(4 * size for size in caches.values())]), _MOST_BYTES)
+    return sizes
 
 
 def cache_sizes(directory: Path) -> dict[str, int]:

@@ -8,7 +8,8 @@ from functools import partial
 import torch
 from torch.utils.benchmark import Measurement
 
-from fastvision.bench.checking import Accuracy, as_tensors, compare, error_to_stock, judge
+from fastvision.bench.checking import Accuracy, compare, error_to_stock, judge
+from fastvision.bench.limits import Read
 from fastvision.bench.peers import BASELINE, OURS, Peer, Task
 from fastvision.bench.processes import Worker, apart
 from fastvision.bench.timing import BlockTimer, Budget, block_timer, time_in_turns
@@ -41,6 +42,7 @@ class TaskResult:
     threads: int
     flops: int
     peers: dict[str, PeerResult]
+    reads: tuple[Read, ...] = ()
 
     def median(self, peer: str) -> float | None:
         """Seconds per call; None where the peer was not timed."""
@@ -127,7 +129,7 @@ def _check(task: Task, peers: Sequence[Peer]) -> TaskResult:
     """What there is to say without a clock: why a peer was skipped, or how accurate it is."""
     torch.set_num_threads(task.threads)
     results = prepare(task, peers)[1]
-    return TaskResult(task.name, task.mode, task.dtype, task.threads, task.flops, results)
+    return TaskResult(task.name, task.mode, task.dtype, task.threads, task.flops, results, task.reads)
 
 
 def prepare(task: Task, peers: Sequence[Peer]) -> tuple[dict[str, Callable[[], object]], dict[str, PeerResult]]:
@@ -143,7 +145,7 @@ def prepare(task: Task, peers: Sequence[Peer]) -> tuple[dict[str, Callable[[], o
 def check(task: Task, calls: dict[str, Callable[[], object]]) -> dict[str, PeerResult]:
     """Compares what each call computes with the task's reference, and the errors with those of the baseline."""
     reference = task.reference()
-    compared = {name: compare(as_tensors(call()), reference, task.results) for name, call in calls.items()}
+    compared = {name: compare(task.as_results(call()), reference, task.results) for name, call in calls.items()}
     stock = compared[BASELINE]
     return {
         name: PeerResult(accuracy=judge(accuracy, stock, task.dtype), error_to_stock=error_to_stock(accuracy, stock))

@@ -15,10 +15,10 @@ from fastvision.bench.peers import BASELINE, OURS, Peer, Task, missing_packages
 
 
 class ModuleTask(Task, Protocol):
-    """A task that calls a module on one input."""
+    """A task that calls a module on tensors."""
 
     @property
-    def input(self) -> Tensor:
+    def inputs(self) -> tuple[Tensor, ...]:
         """What the module is called on, contiguous."""
 
     @property
@@ -97,8 +97,15 @@ class Compile(_TorchPeer):
         return task.module_call(torch.compile(task.stock_module(), fullgraph=True, dynamic=False), task.memory_format)
 
 
+class CompileCell(Compile):
+    """Stock PyTorch's cells under torch.compile, which refuses its sequences."""
+
+    def unsupported(self, task: ModuleTask) -> str | None:
+        return None if isinstance(task.stock_module(), nn.RNNCellBase) else "does not compile torch.nn.LSTM and GRU"
+
+
 class _OnnxPeer:
-    """Runs the task as an ONNX model in float32; input and output are numpy arrays, as its users have them."""
+    """Runs the task as an ONNX model in float32; inputs and outputs are numpy arrays, as its users have them."""
 
     dtype = torch.float32
 
@@ -121,16 +128,16 @@ class OnnxRuntime(_OnnxPeer):
     def prepare(self, task: ModuleTask) -> Callable[[], object]:
         import onnxruntime
 
-        from fastvision.bench.onnx_model import INPUT, onnx_model
+        from fastvision.bench.onnx_model import onnx_model
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = task.threads
         options.inter_op_num_threads = 1
         # Its threads must not spin while others are measured.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        model = onnx_model(task.stock_module(), tuple(task.input.shape)).SerializeToString()
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return partial(session.run, None, {INPUT: task.input.numpy()})
+        model, feeds = onnx_model(task.stock_module(), task.inputs)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return partial(session.run, None, feeds)
 
     def version(self) -> str:
         return version("onnxruntime")
@@ -152,12 +159,14 @@ class OpenVino(_OnnxPeer):
 
         core = openvino.Core()
         settings = {"INFERENCE_NUM_THREADS": task.threads, "INFERENCE_PRECISION_HINT": self.precision}
-        model = onnx_model(task.stock_module().float(), tuple(task.input.shape)).SerializeToString()
-        request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
-        images = task.input.float().numpy()
+        model, feeds = onnx_model(task.stock_module(), task.inputs)
+        network = core.read_model(model.SerializeToString())
+        request = core.compile_model(network, "CPU", settings).create_infer_request()
+        for name, array in feeds.items():  # once: passing several arrays costs more than a cell
+            request.set_tensor(name, openvino.Tensor(array))
 
         def infer() -> list:
-            return [request.infer(images, share_inputs=True)[0]]
+            return list(request.infer().values())
 
         return infer
 
@@ -173,10 +182,10 @@ class OpenVinoBfloat16(OpenVino):
     precision = "bf16"
 
     def unsupported(self, task: ModuleTask) -> str | None:
-        import openvino
-
         if reason := super().unsupported(task):
             return reason
+        import openvino
+
         has_it = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return None if has_it else "has no bfloat16 on this processor"
 
@@ -191,5 +200,4 @@ MODULE_PEERS: tuple[Peer, ...] = (
     OpenVinoBfloat16(),
 )
 
-# The others' ONNX models are made of images' layers only.
-RNN_PEERS: tuple[Peer, ...] = (Fastvision(), Stock())
+RNN_PEERS: tuple[Peer, ...] = (Fastvision(), Stock(), OnnxRuntime(), CompileCell(), OpenVino(), OpenVinoBfloat16())

@@ -1,44 +1,65 @@
 """Stock layers as an ONNX model in memory."""
 
-from onnx import ModelProto, TensorProto, helper, numpy_helper
-from torch import nn
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
 from fastvision.convert.sequential import flatten
 from fastvision.nn.conv import both_axes
 
-INPUT = "input"
 # Not the newest, so that runtimes older than the onnx package read the model.
 _OPSET, _IR_VERSION = 17, 8
 
+_Arrays = dict[str, np.ndarray]
+_Parts = tuple[list[NodeProto], _Arrays, _Arrays]  # nodes of which the last has the outputs, parameters, feeds
 
-def onnx_model(network: nn.Sequential, input_shape: tuple[int, ...]) -> ModelProto:
-    """The layers of a network in eval mode, Sequentials in it included, one ONNX node each; float32.
+
+def onnx_model(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[ModelProto, _Arrays]:
+    """A module in eval mode as a float32 model, and what to feed it.
+
+    A network becomes one node per layer, Sequentials in it included. LSTM, GRU and their cells become one LSTM or GRU
+    node, a cell that of one step; the outputs are the node's: (steps, directions, batch, hidden_size) of sequences,
+    and states of (directions, batch, hidden_size).
 
     Args:
-        network: of layers that `_operator` knows, with float32 parameters.
-        input_shape: of the images, (batch, channels, height, width).
+        module: a network of layers that `_operator` knows, or an LSTM, GRU, LSTMCell or GRUCell.
+        inputs: floating-point tensors that it is called on, such as (batch, channels, height, width); of a cell with
+            its states. An LSTM or GRU may have the int32 lengths (batch) of its padded sequences as second one.
 
     Raises:
         TypeError: a layer that has no translation here.
     """
-    nodes, parameters, last = [], [], INPUT
+    build = _recurrent if isinstance(module, nn.RNNBase | nn.RNNCellBase) else _layers
+    nodes, parameters, feeds = build(module, inputs)
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in feeds.items()
+        ],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in nodes[-1].output if name],
+        [numpy_helper.from_array(array, name) for name, array in parameters.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    return model, feeds
+
+
+def _layers(network: nn.Module, inputs: Sequence[Tensor]) -> _Parts:
+    nodes, parameters, last = [], {}, "input"
     for number, layer in enumerate(flatten(network)[1]):
         if isinstance(layer, nn.Dropout):
             continue
         operator, attributes = _operator(layer)
-        own = {f"{number}.{name}": parameter for name, parameter in layer.named_parameters()}
-        parameters += [numpy_helper.from_array(tensor.detach().numpy(), name) for name, tensor in own.items()]
+        own = {f"{number}.{name}": _array(parameter) for name, parameter in layer.named_parameters()}
+        parameters |= own
         output = f"{number}.{operator}"
         nodes.append(helper.make_node(operator, [last, *own], [output], **attributes))
         last = output
-    graph = helper.make_graph(
-        nodes,
-        "network",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, input_shape)],
-        [helper.make_tensor_value_info(last, TensorProto.FLOAT, None)],
-        parameters,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    return nodes, parameters, {"input": _array(inputs[0])}
 
 
 def _operator(layer: nn.Module) -> tuple[str, dict[str, object]]:
@@ -58,7 +79,7 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, object]]:
             return "Gemm", {"transB": 1}
         case nn.Softmax(dim=-1):
             return "Softmax", {"axis": -1}
-    raise TypeError(f"network: expected layers that have an ONNX translation here, got {layer}")
+    raise _untranslated(layer)
 
 
 def _window(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> dict[str, object]:
@@ -68,3 +89,43 @@ def _window(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> dict[str, object]
         "strides": both_axes(layer.stride),
         "pads": [*padding, *padding],
     }
+
+
+def _recurrent(module: nn.Module, inputs: Sequence[Tensor]) -> _Parts:
+    is_cell = isinstance(module, nn.RNNCellBase)
+    own = list(module.parameters())
+    if len(own) != 4 or getattr(module, "batch_first", False):  # layers, directions, projections; no biases
+        raise _untranslated(module)
+    match module:  # ONNX orders the gates input, output, forget, cell; update, reset, hidden
+        case nn.LSTM() | nn.LSTMCell():
+            operator, gates, states, attributes = "LSTM", (0, 3, 1, 2), ["hidden", "cell"], {}
+        case nn.GRU() | nn.GRUCell():
+            operator, gates, states, attributes = "GRU", (1, 0, 2), ["hidden"], {"linear_before_reset": 1}
+        case _:
+            raise _untranslated(module)
+    weight_ih, weight_hh, *biases = (_reordered(parameter, gates) for parameter in own)
+    parameters = {"W": weight_ih, "R": weight_hh, "B": torch.cat(biases)}
+    if is_cell:
+        inputs = [tensor[None] for tensor in inputs]
+    names = ["input", "", *states] if is_cell else ["input", "lengths"][: len(inputs)]
+    feeds = dict(zip(filter(None, names), map(_array, inputs), strict=True))
+    first, *others = names
+    outputs = ["" if is_cell else "output", *(f"final_{state}" for state in states)]
+    node = helper.make_node(
+        operator, [first, *parameters, *others], outputs, hidden_size=module.hidden_size, **attributes
+    )
+    return [node], {name: _array(tensor[None]) for name, tensor in parameters.items()}, feeds
+
+
+def _reordered(parameter: Tensor, gates: tuple[int, ...]) -> Tensor:
+    rows = parameter.chunk(len(gates))
+    return torch.cat([rows[gate] for gate in gates])
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous().numpy()
+
+
+def _untranslated(layer: nn.Module) -> TypeError:
+    return TypeError(f"module: expected layers that have an ONNX translation here, got {layer}")

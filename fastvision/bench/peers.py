@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fastvision.bench.limits import Read
+
 BASELINE = "stock"
 OURS = "fastvision"
 
@@ -35,11 +37,18 @@ class Task(Protocol):
         """Floating-point operations of one call."""
 
     @property
+    def reads(self) -> tuple[Read, ...]:
+        """The weights that one call reads; empty where their time is not the limit, or not known."""
+
+    @property
     def results(self) -> tuple[str, ...]:
         """Names of what one call computes; gradients start with 'grad_'."""
 
     def reference(self) -> tuple[Tensor, ...]:
         """All results in float64."""
+
+    def as_results(self, returned: object) -> tuple[Tensor, ...]:
+        """What a peer's call returned, in the shapes of the reference. Not timed."""
 
 
 class Peer(Protocol):

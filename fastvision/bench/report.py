@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from fastvision.bench.limits import Limit, limit
 from fastvision.bench.machine import Machine
 from fastvision.bench.measuring import PeerResult, TaskResult
 from fastvision.bench.peers import OURS, Peer
@@ -36,9 +37,12 @@ def results_table(results: Sequence[TaskResult], peers: Sequence[Peer], machine:
         if peer.name != OURS:
             table.add_column("×", justify="right", style="bold", no_wrap=True)
     table.add_column("% of FMA\npeak", justify="right")
+    has_limits = any(result.reads for result in results)
+    if has_limits:
+        table.add_column("% of limit,\nwhich", justify="right")
     table.add_column("error /\nstock's", justify="right")
     for result in results:
-        table.add_row(*_row(result, peers, machine))
+        table.add_row(*_row(result, peers, machine, has_limits))
     return table
 
 
@@ -65,7 +69,7 @@ def report(
     }
 
 
-def _row(result: TaskResult, peers: Sequence[Peer], machine: Machine) -> list[Text]:
+def _row(result: TaskResult, peers: Sequence[Peer], machine: Machine, has_limits: bool) -> list[Text]:
     training = " training" if result.mode == "train" else ""
     cells = [result.case + training]
     for peer in peers:
@@ -74,6 +78,8 @@ def _row(result: TaskResult, peers: Sequence[Peer], machine: Machine) -> list[Te
             cells.append(_number(result.speedup(peer.name), "{:.2f}"))
     ours = result.peers[OURS]
     cells.append(_number(_peak_percent(result, OURS, machine), "{:.0f}"))
+    if has_limits:
+        cells.append(_limit_cell(result, machine))
     cells.append(_number(ours.error_to_stock, "{:.2f}"))
     return [Text(cell) for cell in cells]
 
@@ -85,6 +91,11 @@ def _time_cell(result: PeerResult) -> str:
         return "wrong"
     median = result.timing.median
     return f"{_three_digits(1e3 * median)} ±{100 * result.timing.iqr / median:.0f}%"
+
+
+def _limit_cell(result: TaskResult, machine: Machine) -> str:
+    percent = _limit_percent(result, OURS, machine)
+    return "-" if percent is None else f"{percent:.0f} {_limit(result, machine).name}"
 
 
 def _three_digits(value: float) -> str:
@@ -102,13 +113,25 @@ def _peak_percent(result: TaskResult, peer: str, machine: Machine) -> float | No
     return 100 * rate / (machine.fma_flops_per_core * result.threads) if rate else None
 
 
+def _limit(result: TaskResult, machine: Machine) -> Limit | None:
+    return limit(result.flops, result.reads, result.threads, machine) if result.reads else None
+
+
+def _limit_percent(result: TaskResult, peer: str, machine: Machine) -> float | None:
+    bound, median = _limit(result, machine), result.median(peer)
+    return 100 * bound.seconds / median if bound and median else None
+
+
 def _task_entry(result: TaskResult, machine: Machine) -> dict[str, object]:
+    bound = _limit(result, machine)
     return {
         "case": result.case,
         "mode": result.mode,
         "dtype": str(result.dtype).removeprefix("torch."),
         "threads": result.threads,
         "flops": result.flops,
+        "reads": [asdict(read) for read in result.reads],
+        "limit": asdict(bound) if bound else None,
         "peers": {name: _peer_entry(result, name, machine) for name in result.peers},
     }
 
@@ -128,6 +151,7 @@ def _peer_entry(result: TaskResult, name: str, machine: Machine) -> dict[str, ob
             "iqr_seconds": peer.timing.iqr,
             "round_seconds": peer.timing.times,
             "fma_peak_percent": _peak_percent(result, name, machine),
+            "limit_percent": _limit_percent(result, name, machine),
             "fastvision_speedup": result.speedup(name),
         }
     return entry

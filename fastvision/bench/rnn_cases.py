@@ -8,6 +8,7 @@ from torch import nn
 
 import fastvision.nn
 from fastvision.bench.conv_cases import Mode
+from fastvision.bench.limits import Read
 
 Module = Literal["LSTM", "GRU", "LSTMCell", "GRUCell"]
 
@@ -62,9 +63,25 @@ class RnnCase:
 
         Training counts as many again for the gradient of the weights, and for that of input and state.
         """
-        gates = 4 if self.has_cell_state else 3
-        per_row = 2 * gates * self.hidden_size * (self.input_size + self.hidden_size)
+        per_row = 2 * self._gate_rows * (self.input_size + self.hidden_size)
         return (1 if mode == "infer" else 3) * sum(self.lengths) * per_row
+
+    def reads(self, mode: Mode, element_size: int) -> tuple[Read, ...]:
+        """The two weight matrices, of elements of element_size bytes; biases and tensors are not counted.
+
+        Every step needs the hidden state of the step before, so each reads the hidden weights anew. The products with
+        the input need no state: one reading can serve all steps. Training reads both again for the gradients of input
+        and state.
+        """
+        passes = 1 if mode == "infer" else 2
+        input, hidden = (self._gate_rows * size * element_size for size in (self.input_size, self.hidden_size))
+        between = hidden if self.steps > 1 else input + hidden
+        return (Read(hidden, passes * self.steps, between), Read(input, passes, input + hidden))
+
+    @property
+    def _gate_rows(self) -> int:
+        """Rows of each weight matrix."""
+        return (4 if self.has_cell_state else 3) * self.hidden_size
 
     def stock_module(self, dtype: torch.dtype) -> nn.Module:
         """The module of torch.nn."""

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from fastvision.bench.case_task import CaseTask
 from fastvision.bench.checking import as_tensors
 from fastvision.bench.conv_cases import Mode
+from fastvision.bench.limits import Read
 from fastvision.bench.rnn_cases import RnnCase
 
 
@@ -58,6 +59,18 @@ class RnnTask(CaseTask):
         )
 
     @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The input; with a cell its states, with packed sequences, which are padded here, their lengths (int32)."""
+        if self.case.shortest is None:
+            return (self.input, *self.states)
+        return (self.input, torch.tensor(self.case.lengths, dtype=torch.int32))
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The weights that one call reads."""
+        return self.case.reads(self.mode, self.dtype.itemsize)
+
+    @property
     def results(self) -> tuple[str, ...]:
         """Names of what one call computes."""
         states = ("final_cell",) if self.case.has_cell_state else ()
@@ -82,6 +95,22 @@ class RnnTask(CaseTask):
     def module_call(self, module: nn.Module, memory_format: torch.memory_format) -> Callable[[], object]:
         """One call of a module on this task's tensors."""
         return self._call(module, self.input.clone(), self.states, self.grad_output)
+
+    def as_results(self, returned: object) -> tuple[Tensor, ...]:
+        """What a peer's call returned, in the shapes of the reference.
+
+        ONNX's operators return an axis more than torch.nn's modules, of steps for cells and of directions for
+        sequences, and what was padded stays padded.
+        """
+        results = as_tensors(returned)
+        if self.case.is_cell:
+            return tuple(result.squeeze(0) if result.ndim == 3 else result for result in results)
+        output, *others = results
+        if output.ndim == 4:
+            output = output.squeeze(1)
+        if self.case.shortest is not None and output.ndim == 3:
+            output = pack_padded_sequence(output, self.inputs[1]).data
+        return (output, *others)
 
     def reference(self) -> tuple[Tensor, ...]:
         """All results in float64, from the stock module."""
