@@ -154,8 +154,11 @@ def test_occupancy_is_bounded_by_registers_shared_memory_and_warps():
 )
 @pytest.mark.parametrize(
     "source",
-    ["conv/cuda/gemm_f32.cu", "conv/cuda/gemm_tf32.cu", "conv/cuda/gemm_f16.cu", "conv/cuda/gemm_bf16.cu"]
-    + ["rnn/cuda/forward.cu", "rnn/cuda/sequence_f32.cu"],
+    [
+        *(f"conv/cuda/gemm_{name}.cu" for name in ("f32", "tf32", "f16", "bf16")),
+        "rnn/cuda/forward.cu",
+        "rnn/cuda/sequence_f32.cu",
+    ],
 )
 def test_kernels_keep_their_budget(source, tmp_path):
     kernels = cuda_budget.inspect(ROOT / "csrc" / source, [80], tmp_path)
