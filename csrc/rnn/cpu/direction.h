@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/integers.h"
+#include "rnn/cpu/batch_lanes.h"
 #include "rnn/cpu/gates.h"
 #include "rnn/cpu/products.h"
 #include "rnn/kernels.h"
@@ -86,7 +87,7 @@ class Direction {
         sum[i / kGates][i % kGates] = Vec::loadu(initial_sum(s, row + i / kGates, block, i % kGates));
       });
       add_products(sum, s.hidden + row * padded_size(), padded_size(), packed, hidden_);
-      unroll<Rows>([&](auto i) FASTVISION_INLINE { update(sum[i], s, row + i, block); });
+      unroll<Rows>([&](auto i) FASTVISION_INLINE { update(sum[i], input_of_n(s, row + i, block), s, row + i, block); });
     });
   }
 
@@ -98,10 +99,56 @@ class Direction {
                   dot_products(weights + (gate * hidden_ + block * kLanes) * hidden_, hidden_, units(block),
                                s.hidden + row * padded_size());
     });
-    update(sum, s, row, block);
+    update(sum, input_of_n(s, row, block), s, row, block);
+  }
+
+  // A step of `count` rows from the weights as they are and rows in lanes (batch_lanes.h), `width` of them. It works in
+  // lane_floats(width) floats.
+  static int64_t lane_floats(int64_t width) { return 2 * kLanes * kSlots * width; }
+  void step_in_lanes(int64_t block, const float* input, const float* hidden, int64_t width, const Step& s,
+                     int64_t count, float* memory) const
+    requires std::is_same_v<T, float>
+  {
+    // [unit][slot][row], and turned round [row][slot][unit].
+    float *sums = memory, *turned = memory + kLanes * kSlots * width;
+    std::fill_n(sums, kLanes * kSlots * width, 0.f);
+    const auto sums_of = [&](int last_slot) {
+      return [=](int64_t unit) {
+        GateSums<kGates> gates;
+        for (int gate = 0; gate < kGates; ++gate) {
+          gates[gate] = sums + (unit * kSlots + (gate == kGates - 1 ? last_slot : gate)) * width;
+        }
+        return gates;
+      };
+    };
+    const int64_t unit = block * kLanes;
+    add_products_in_lanes<kGates>(static_cast<const float*>(weights_.input) + unit * p_.input_size, hidden_,
+                                  p_.input_size, units(block), input, width, sums_of(kGates - 1));
+    add_products_in_lanes<kGates>(static_cast<const float*>(weights_.hidden) + unit * hidden_, hidden_, hidden_,
+                                  units(block), hidden, width, sums_of(kSlots - 1));
+    for (int slot = 0; slot < kSlots; ++slot) {
+      for (int64_t row = 0; row < width; row += kLanes) {
+        transpose(sums + slot * width + row, kSlots * width, kLanes, kLanes, turned + (row * kSlots + slot) * kLanes,
+                  kSlots * kLanes);
+      }
+    }
+    const float *bias = bias_ + block * kBlock, *n_hidden = bias_ + blocks_ * kBlock + block * kLanes;
+    for (int64_t row = 0; row < count; ++row) {
+      const float* own = turned + row * kSlots * kLanes;
+      Vec sum[kGates];
+      unroll<kGates>([&](auto gate) FASTVISION_INLINE {
+        const bool is_apart = Mode == RnnMode::gru && gate == 2;
+        sum[gate] = is_apart ? Vec::loadu(own + 3 * kLanes) + Vec::loadu(n_hidden)
+                             : Vec::loadu(own + gate * kLanes) + Vec::loadu(bias + gate * kLanes);
+      });
+      update(sum, Vec::loadu(own + 2 * kLanes) + Vec::loadu(bias + 2 * kLanes), s, row, block);
+    }
   }
 
  private:
+  // Sums of a row and unit: of the gates, with the two shares of a GRU's n gate apart.
+  static constexpr int kSlots = 4;
+
   int64_t units(int64_t block) const { return std::min(kLanes, hidden_ - block * kLanes); }
 
   // What the input and the biases give; a GRU's n gate keeps the input's share apart.
@@ -110,7 +157,13 @@ class Direction {
     return s.sums + (row * blocks_ + block) * kBlock + gate * kLanes;
   }
 
-  FASTVISION_INLINE void update(const Vec (&sum)[kGates], const Step& s, int64_t row, int64_t block) const {
+  FASTVISION_INLINE Vec input_of_n(const Step& s, int64_t row, int64_t block) const {
+    return Vec::loadu(s.sums + (row * blocks_ + block) * kBlock + 2 * kLanes);
+  }
+
+  // A GRU has n_input, its n gate's product with the input.
+  FASTVISION_INLINE void update(const Vec (&sum)[kGates], const Vec& n_input, const Step& s, int64_t row,
+                                int64_t block) const {
     const int64_t state = row * padded_size();
     const RowState r{s.hidden + state,
                      s.next_hidden + state,
@@ -122,7 +175,7 @@ class Direction {
     if constexpr (Mode == RnnMode::lstm) {
       lstm_update(sum, r);
     } else {
-      gru_update(sum, Vec::loadu(s.sums + (row * blocks_ + block) * kBlock + 2 * kLanes), r);
+      gru_update(sum, n_input, r);
     }
   }
 

@@ -10,6 +10,8 @@ namespace {
 // Up to so many rows of a cell, and one row of a sequence, read the weights as they are: packing would cost more than
 // it gains.
 constexpr int64_t kMaxRowsInPlace = 6;
+// Up to so many rows of a cell lie in the lanes, and weights are read as they are; of more, packed weights are faster.
+constexpr int64_t kMaxRowsInLanes = 64;
 // Fewer rows in a layer's whole input are not worth packing its weights.
 constexpr int64_t kMinRowsToPack = 16;
 // Sums of the inputs' products that wait for their step: they stay in the cache.
@@ -36,26 +38,56 @@ class Forward {
   }
 
  private:
-  // One step: each block of weights is packed where it is used, and used at once.
+  struct Rows {
+    const float* data;
+    int64_t stride;
+  };
+
+  // One step of many rows.
   void run_step(const Dir& direction, int64_t d) {
     const int64_t width = direction.padded_size(), n = p_.batch;
     float* states = allocate(3 * n * width);
     float *hidden = states, *next = states + n * width, *cell = states + 2 * n * width;
     load_states(d, 0, n, width, hidden, cell);
     const Rows input = input_rows(0, 1, 0, n, allocate(std::is_same_v<T, float> ? 0 : n * p_.input_size));
-    float* sums = allocate(n * direction.blocks() * Dir::kBlock);
-    const typename Dir::Step step{sums, hidden, next, cell, reserve(d, 0), reserve_stride()};
+    typename Dir::Step step{nullptr, hidden, next, cell, reserve(d, 0), reserve_stride()};
+    if (std::is_same_v<T, float> && n <= kMaxRowsInLanes) {
+      run_step_in_lanes(direction, input, step);
+    } else {
+      run_step_packed(direction, input, step);
+    }
+    store_output(d, 0, 0, n, width, next);
+    store_states(d, 0, n, width, next, cell);
+  }
+
+  // Each block of weights is packed where it is used, and used at once.
+  void run_step_packed(const Dir& direction, const Rows& input, typename Dir::Step& step) {
+    float* sums = allocate(p_.batch * direction.blocks() * Dir::kBlock);
+    step.sums = sums;
     context_.parallel_for(direction.blocks(), [&](int64_t begin, int64_t end) {
       FloatScratch packed(std::max(p_.input_size, p_.hidden_size) * Dir::kBlock);
       for (int64_t block = begin; block < end; ++block) {
         direction.pack_input(block, packed.data());
-        direction.project(block, packed.data(), input.data, input.stride, n, sums);
+        direction.project(block, packed.data(), input.data, input.stride, p_.batch, sums);
         direction.pack_hidden(block, packed.data());
-        direction.step(block, packed.data(), step, n);
+        direction.step(block, packed.data(), step, p_.batch);
       }
     });
-    store_output(d, 0, 0, n, width, next);
-    store_states(d, 0, n, width, next, cell);
+  }
+
+  void run_step_in_lanes(const Dir& direction, const Rows& input, const typename Dir::Step& step) {
+    if constexpr (std::is_same_v<T, float>) {
+      const int64_t n = p_.batch, width = round_up(n, kLanes);
+      float *input_panel = allocate(p_.input_size * width), *hidden_panel = allocate(p_.hidden_size * width);
+      rows_to_lanes(input.data, input.stride, n, p_.input_size, width, input_panel);
+      rows_to_lanes(step.hidden, direction.padded_size(), n, p_.hidden_size, width, hidden_panel);
+      context_.parallel_for(direction.blocks(), [&](int64_t begin, int64_t end) {
+        FloatScratch memory(Dir::lane_floats(width));
+        for (int64_t block = begin; block < end; ++block) {
+          direction.step_in_lanes(block, input_panel, hidden_panel, width, step, n, memory.data());
+        }
+      });
+    }
   }
 
   void run_sequence(Dir& direction, int64_t d) {
@@ -148,11 +180,6 @@ class Forward {
       for (int64_t i = begin; i < end; ++i) run(i, 1);
     }
   }
-
-  struct Rows {
-    const float* data;
-    int64_t stride;
-  };
 
   // Sequences [first, last) of one step, or one sequence's steps from t on, as fp32.
   Rows input_rows(int64_t t, int64_t steps, int64_t first, int64_t last, float* converted) const {
