@@ -39,6 +39,13 @@ class Context {
         n, [](const void* b, int64_t begin, int64_t end) { (*static_cast<const Body*>(b))(begin, end); }, &body);
   }
 
+  // The same with all parts running at the same time, so that they may wait for each other (core/rendezvous.h).
+  template <class Body>
+  void run_together(int64_t n, const Body& body) {
+    run_concurrent(
+        n, [](const void* b, int64_t begin, int64_t end) { (*static_cast<const Body*>(b))(begin, end); }, &body);
+  }
+
   // `to`, a dense matrix, becomes a b, or with `add` to + a b. All are of one dtype, or `to` is fp32 and not added to.
   // Sums are fp32. Null, or what went wrong. For the large products of CUDA kernels, by cuBLAS.
   virtual const char* multiply(const MatrixView& /*a*/, const MatrixView& /*b*/, void* /*to*/, DType /*to_dtype*/,
@@ -52,6 +59,7 @@ class Context {
  protected:
   using RangeBody = void (*)(const void* body, int64_t begin, int64_t end);
   virtual void run_parallel(int64_t n, RangeBody call, const void* body) = 0;
+  virtual void run_concurrent(int64_t n, RangeBody call, const void* body) { call(body, 0, n); }
   ~Context() = default;
 };
 

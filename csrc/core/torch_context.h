@@ -62,6 +62,15 @@ class TorchContext final : public Context {
     at::parallel_for(0, n, /*grain_size=*/1, [&](int64_t begin, int64_t end) { call(body, begin, end); });
   }
 
+  // Every thread of an OpenMP team runs one part. A pool of threads gives no such promise.
+  void run_concurrent(int64_t n, RangeBody call, const void* body) override {
+#if AT_PARALLEL_OPENMP
+    run_parallel(n, call, body);
+#else
+    call(body, 0, n);
+#endif
+  }
+
  private:
   at::Tensor tensor(const MatrixView& m) const {
     const auto dtype = m.dtype == DType::f32 ? at::kFloat : m.dtype == DType::bf16 ? at::kBFloat16 : at::kHalf;

@@ -52,6 +52,7 @@ class HostContext final : public Context {
     call(body, 0, n / threads_);
     for (std::thread& worker : workers) worker.join();
   }
+  void run_concurrent(int64_t n, RangeBody call, const void* body) override { run_parallel(n, call, body); }
 
  private:
   static double element(const MatrixView& m, int64_t i, int64_t j) {

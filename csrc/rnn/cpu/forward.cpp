@@ -1,5 +1,6 @@
 #include "rnn/cpu/forward.h"
 
+#include "core/rendezvous.h"
 #include "core/scratch.h"
 #include "rnn/cpu/direction.h"
 #include "rnn/cpu/rows.h"
@@ -16,8 +17,10 @@ constexpr int64_t kMaxRowsInLanes = 64;
 constexpr int64_t kMinRowsToPack = 16;
 // Sums of the inputs' products that wait for their step: they stay in the cache.
 constexpr int64_t kWaitingFloats = 64 * 1024;
-// Multiply-adds of a step that pay for waking threads.
+// Multiply-adds that pay for waking threads, and those of a step that pay for meeting after it: where other programs
+// keep the cores busy, both cost a time slice, so small layers stay on one thread.
 constexpr int64_t kMinParallelProducts = 1 << 19;
+constexpr int64_t kMinStepProducts = 1 << 17;
 
 template <RnnMode Mode, class T>
 class Forward {
@@ -56,7 +59,7 @@ class Forward {
     } else {
       run_step_packed(direction, input, step);
     }
-    store_output(d, 0, 0, n, width, next);
+    store_output(d, 0, 0, n, width, next, 0, width);
     store_states(d, 0, n, width, next, cell);
   }
 
@@ -95,29 +98,68 @@ class Forward {
     const bool is_packed = !in_place || p_.rows >= kMinRowsToPack;
     if (is_packed) direction.pack(allocate(direction.packed_floats()), context_);
     if (in_place) {
-      run_rows(direction, d, 0, p_.batch, true, is_packed);
+      run_in_place(direction, d, is_packed);
       return;
     }
     // Sequences are strangers to each other: every thread runs its own from end to end.
     constexpr int64_t kTile = max_tile_rows<Dir::kGates>();
     context_.parallel_for(ceil_div(p_.batch, kTile), [&](int64_t begin, int64_t end) {
       const int64_t first = begin * kTile, last = std::min(p_.batch, end * kTile);
-      if (first < last) run_rows(direction, d, first, last, false, true);
+      if (first < last) run_rows(direction, d, first, last);
     });
   }
 
+  // Steps of which the sums of `rows` rows are computed together.
+  int64_t chunk(const Dir& direction, int64_t rows) const {
+    return std::clamp<int64_t>(kWaitingFloats / (direction.blocks() * Dir::kBlock * rows), 1, p_.steps);
+  }
+
+  // One sequence, or a few rows of one step. Threads share the hidden units and meet after each step.
+  void run_in_place(const Dir& direction, int64_t d, bool packed_input) {
+    const int64_t width = direction.padded_size(), blocks = direction.blocks(), n = p_.batch;
+    const int64_t sums_per_row = blocks * Dir::kBlock, steps = chunk(direction, n);
+    float *states = allocate(3 * n * width), *sums = allocate(steps * n * sums_per_row);
+    float *const even = states, *const odd = states + n * width, *const cell = states + 2 * n * width;
+    load_states(d, 0, n, width, even, cell);
+    Rendezvous rendezvous(blocks);
+    const auto run = [&](int64_t first, int64_t last) {
+      FloatScratch converted(std::is_same_v<T, float> ? 0 : steps * n * p_.input_size);
+      for (int64_t i = 0; i < p_.steps; ++i) {
+        if (i % steps == 0) {
+          const int64_t end = std::min(p_.steps, i + steps);
+          project(direction, d, i, end, 0, n, packed_input, first, last, converted.data(), sums);
+        }
+        const int64_t t = step_at(d, i), row = offsets_[t];
+        float *hidden = i % 2 ? odd : even, *next = i % 2 ? even : odd;
+        const typename Dir::Step step{
+            sums + i % steps * n * sums_per_row, hidden, next, cell, reserve(d, row), reserve_stride()};
+        for (int64_t block = first; block < last; ++block) {
+          for (int64_t b = 0; b < n; ++b) direction.step_in_place(block, step, b);
+        }
+        store_output(d, t, 0, n, width, next, first * kLanes, last * kLanes);
+        if (i + 1 < p_.steps) rendezvous.meet(last - first, i + 1);
+      }
+    };
+    const int64_t products = n * Dir::kGates * p_.hidden_size * p_.hidden_size;
+    if (products >= kMinStepProducts && products * p_.steps >= kMinParallelProducts) {
+      context_.run_together(blocks, run);
+    } else {
+      run(0, blocks);
+    }
+    store_states(d, 0, n, width, p_.steps % 2 ? odd : even, cell);
+  }
+
   // Sequences [first, last).
-  void run_rows(const Dir& direction, int64_t d, int64_t first, int64_t last, bool in_place, bool packed_input) {
+  void run_rows(const Dir& direction, int64_t d, int64_t first, int64_t last) {
     const int64_t width = direction.padded_size(), n = last - first;
-    const int64_t sums_per_row = direction.blocks() * Dir::kBlock;
-    const int64_t chunk = std::clamp<int64_t>(kWaitingFloats / (sums_per_row * n), 1, p_.steps);
-    FloatScratch states(3 * n * width), sums(chunk * n * sums_per_row);
-    FloatScratch converted(std::is_same_v<T, float> ? 0 : chunk * n * p_.input_size);
+    const int64_t sums_per_row = direction.blocks() * Dir::kBlock, steps = chunk(direction, n);
+    FloatScratch states(3 * n * width), sums(steps * n * sums_per_row);
+    FloatScratch converted(std::is_same_v<T, float> ? 0 : steps * n * p_.input_size);
     float *hidden = states.data(), *next = hidden + n * width, *cell = next + n * width;
     int64_t entered = 0;
-    for (int64_t begin = 0; begin < p_.steps; begin += chunk) {
-      const int64_t end = std::min(p_.steps, begin + chunk);
-      project(direction, d, begin, end, first, last, packed_input, converted.data(), sums.data());
+    for (int64_t begin = 0; begin < p_.steps; begin += steps) {
+      const int64_t end = std::min(p_.steps, begin + steps);
+      project(direction, d, begin, end, first, last, true, 0, direction.blocks(), converted.data(), sums.data());
       for (int64_t i = begin; i < end; ++i) {
         const int64_t t = step_at(d, i), count = living(t, first, last);
         if (count > entered) {
@@ -127,11 +169,10 @@ class Forward {
         const int64_t row = offsets_[t] + first;
         const typename Dir::Step step{
             sums.data() + (i - begin) * n * sums_per_row, hidden, next, cell, reserve(d, row), reserve_stride()};
-        run_blocks(in_place, direction, [&](int64_t block) FASTVISION_INLINE {
-          if (!in_place) return direction.step(block, direction.packed_hidden(block), step, count);
-          for (int64_t b = 0; b < count; ++b) direction.step_in_place(block, step, b);
-        });
-        store_output(d, t, first, count, width, next);
+        for (int64_t block = 0; block < direction.blocks(); ++block) {
+          direction.step(block, direction.packed_hidden(block), step, count);
+        }
+        store_output(d, t, first, count, width, next, 0, width);
         const int64_t staying = i + 1 == p_.steps ? 0 : std::min(count, living(step_at(d, i + 1), first, last));
         store_states(d, first + staying, first + count, width, next + staying * width, cell + staying * width);
         std::swap(hidden, next);
@@ -139,22 +180,9 @@ class Forward {
     }
   }
 
-  // A thread that runs sequences alone has no need of others.
-  template <class F>
-  void run_blocks(bool in_place, const Dir& direction, const F& f) {
-    const int64_t blocks = direction.blocks();
-    if (!in_place || p_.batch * Dir::kGates * p_.hidden_size * p_.hidden_size < kMinParallelProducts) {
-      for (int64_t block = 0; block < blocks; ++block) f(block);
-      return;
-    }
-    context_.parallel_for(blocks, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) f(block);
-    });
-  }
-
-  // The sums of steps [begin, end), in the order in which they run.
+  // The sums of steps [begin, end), in the order in which they run, in some blocks.
   void project(const Dir& direction, int64_t d, int64_t begin, int64_t end, int64_t first, int64_t last,
-               bool packed_input, float* converted, float* sums) {
+               bool packed_input, int64_t first_block, int64_t last_block, float* converted, float* sums) {
     const int64_t n = last - first, sums_per_row = direction.blocks() * Dir::kBlock;
     const auto run = [&](int64_t i, int64_t steps) {
       const int64_t t = d ? p_.steps - i - steps : i;
@@ -164,7 +192,7 @@ class Forward {
       // A single sequence read backwards is projected backwards.
       const float* data = steps > 1 && d ? x.data + (steps - 1) * x.stride : x.data;
       const int64_t stride = steps > 1 && d ? -x.stride : x.stride;
-      for (int64_t block = 0; block < direction.blocks(); ++block) {
+      for (int64_t block = first_block; block < last_block; ++block) {
         if (packed_input) {
           direction.project(block, direction.packed_input(block), data, stride, count, target);
         } else {
@@ -220,11 +248,14 @@ class Forward {
     }
   }
 
-  void store_output(int64_t d, int64_t t, int64_t first, int64_t count, int64_t width, const float* hidden) const {
+  // Units [first_unit, last_unit), those there are.
+  void store_output(int64_t d, int64_t t, int64_t first, int64_t count, int64_t width, const float* hidden,
+                    int64_t first_unit, int64_t last_unit) const {
     for (int64_t b = 0; b < count; ++b) {
       const int64_t row = offsets_[t] + first + b;
       T* target = static_cast<T*>(a_.output) + (row * p_.directions + d) * p_.hidden_size;
-      convert_row(hidden + b * width, target, p_.hidden_size);
+      convert_row(hidden + b * width + first_unit, target + first_unit,
+                  std::min(p_.hidden_size, last_unit) - first_unit);
     }
   }
 
