@@ -115,8 +115,8 @@ bool is_training(const LayerTensors& layer) {
 }
 
 LayerResult rnn_layer_autograd(const Tensor& input, const Tensor& hx, const OptionalTensor& cx, at::TensorList params,
-                               const OptionalTensor& batch_sizes) {
-  const LayerTensors layer(input, hx, cx, params, batch_sizes);
+                               const OptionalTensor& batch_sizes, const OptionalTensor& masks) {
+  const LayerTensors layer(input, hx, cx, params, batch_sizes, masks);
   if (is_for_the_reference(layer)) return rnn_layer_reference(layer);
   if (!is_training(layer)) {
     const at::AutoDispatchBelowADInplaceOrView guard;

@@ -107,8 +107,8 @@ LayerResult run_forward(const Layer& layer, c10::Device device, const Tensor& re
 }
 
 LayerResult rnn_layer(const Tensor& input, const Tensor& hx, const OptionalTensor& cx, at::TensorList params,
-                      const OptionalTensor& batch_sizes) {
-  const LayerTensors tensors(input, hx, cx, params, batch_sizes);
+                      const OptionalTensor& batch_sizes, const OptionalTensor& masks) {
+  const LayerTensors tensors(input, hx, cx, params, batch_sizes, masks);
   check_layer(tensors);
   check_batch_sizes(tensors);
   if (!layer_has_kernel(tensors, /*training=*/false)) return rnn_layer_reference(tensors);

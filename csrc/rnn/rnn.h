@@ -44,4 +44,11 @@ constexpr int64_t reserve_blocks(RnnMode mode) {
   return mode == RnnMode::lstm ? 5 : 4;
 }
 
+// Noise (zoneout and recurrent dropout) reaches a layer as masks, for each direction and row of so many blocks:
+//   LSTM  k_h, k_c, s:  c'' = k_c c + (1 - k_c) c' with c' = f c + i (s g),  h'' = k_h h + (1 - k_h) h'
+//   GRU   k_h, s:       h'' = k_h h + (1 - k_h) h' with h' = (1 - z) (s n) + z h
+constexpr int64_t mask_blocks(RnnMode mode) {
+  return mode == RnnMode::lstm ? 3 : 2;
+}
+
 }  // namespace fastvision
