@@ -44,10 +44,11 @@ TORCH_LIBRARY(fastvision, m) {
   const std::string layer = "Tensor input, Tensor hx, Tensor? cx, Tensor[] params, Tensor? batch_sizes";
   def("rnn_layer(" + layer + ", Tensor? masks=None) -> (Tensor, Tensor, Tensor)");
   // The same for training: the last result is what backward needs (rnn/rnn.h).
-  def("rnn_layer_with_reserve(" + layer + ") -> (Tensor, Tensor, Tensor, Tensor)");
+  def("rnn_layer_with_reserve(" + layer + ", Tensor? masks=None) -> (Tensor, Tensor, Tensor, Tensor)");
   // Gradients of input, hx, cx and params; those not in output_mask are empty tensors. An absent gradient is zero.
   def("rnn_layer_backward(Tensor? grad_output, Tensor? grad_hy, Tensor? grad_cy, " + layer +
-      ", Tensor output, Tensor reserve, bool[4] output_mask) -> (Tensor, Tensor, Tensor, Tensor[])");
+      ", Tensor output, Tensor reserve, bool[4] output_mask, Tensor? masks=None) -> (Tensor, Tensor, Tensor, "
+      "Tensor[])");
 }
 
 }  // namespace fastvision

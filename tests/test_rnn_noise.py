@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from rnn_cases import Sequences, assert_near, gradients, layer_arguments, leaves, with_requires_grad
+from rnn_cases import Sequences, assert_near, gradients, has_kernel, layer_arguments, leaves, with_requires_grad
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 from torch.testing import assert_close
@@ -18,6 +18,7 @@ MODULES = ["LSTM", "GRU", "LSTMCell", "GRUCell"]
 by_name = pytest.mark.parametrize("name", MODULES)
 by_sequence = pytest.mark.parametrize("name", ["LSTM", "GRU"])
 pytestmark = pytest.mark.usefixtures("one_thread")
+needs_kernels = pytest.mark.skipif(not has_kernel(Sequences()), reason="no rnn kernels on this machine")
 
 
 def both(**options):
@@ -145,6 +146,33 @@ def test_gradients_are_the_loops(problem, capability):
         torch.autograd.grad(exact_results, leaves(expected), weights),
         problem.dtype,
         factor=64,
+    )
+
+
+@needs_kernels
+@pytest.mark.parametrize("problem", both(bidirectional=True, lengths=(3, 2)), ids=["lstm", "gru"])
+def test_opcheck(problem, capability):
+    arguments, masks = layer_arguments(problem), draw_masks(problem)
+    torch.library.opcheck(OPS.rnn_layer.default, (*arguments, masks))
+    torch.library.opcheck(OPS.rnn_layer.default, (*with_requires_grad(arguments), masks))
+    torch.library.opcheck(OPS.rnn_layer_with_reserve.default, (*arguments, masks))
+    output, hy, _, reserve = OPS.rnn_layer_with_reserve(*arguments, masks)
+    grads = torch.ones_like(output), torch.ones_like(hy), None
+    torch.library.opcheck(
+        OPS.rnn_layer_backward.default, (*grads, *arguments, output, reserve, (True, False, True, True), masks)
+    )
+
+
+@pytest.mark.parametrize("mode", ["lstm", "gru"])
+def test_masks_have_gradients(mode):
+    """As a learned zoneout would need them."""
+    problem = Sequences(mode=mode, dtype=torch.float32)
+    arguments = layer_arguments(problem)
+    ours, theirs = draw_masks(problem).requires_grad_(), draw_masks(problem).double().requires_grad_()
+    assert_near(
+        torch.autograd.grad(OPS.rnn_layer(*arguments, ours)[0].sum(), ours),
+        torch.autograd.grad(exact(arguments, theirs)[0].sum(), theirs),
+        torch.float32,
     )
 
 
@@ -462,6 +490,24 @@ def test_compiles_as_one_graph(name):
     assert_close(*grads)
     module.eval()
     assert_close(run(compiled, input), run(module, input))
+
+
+@needs_kernels
+@by_sequence
+def test_a_graph_serves_all_lengths(name):
+    torch.compiler.reset()
+    module = Block(name, zoneout=0.4, recurrent_dropout=0.4, bidirectional=True)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
+    parameters = list(module.parameters())
+    for make_input in (
+        lambda n: torch.randn(n, 3, 4),
+        lambda n: pack_sequence([torch.randn(k, 4) for k in (3, n, 2)], enforce_sorted=False),
+    ):
+        for length in (5, 7):
+            input = make_input(length)
+            outputs = [run(m, input, 1)[0] for m in (compiled, module)]
+            assert_close(*outputs)
+            assert_close(*(torch.autograd.grad(output.sum(), parameters) for output in outputs))
 
 
 @by_name

@@ -88,7 +88,7 @@ void check_batch_sizes(const LayerTensors& layer) {
 bool layer_has_kernel(const LayerTensors& layer, bool training) {
   const auto dtype = kernel_dtype(layer.input.scalar_type());
   const RnnKernels* kernels = kernels_of(layer.input.device(), &KernelLibrary::rnn);
-  if (!kernels_enabled() || !kernels || !dtype || layer.masks.defined()) return false;
+  if (!kernels_enabled() || !kernels || !dtype || (layer.masks.defined() && !kernels->takes_masks)) return false;
   const auto is_symbolic = [](const Tensor& tensor) {
     return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
   };

@@ -45,7 +45,8 @@ Tensor layer_masks(const LayerTensors& layer, const Rates& rates, bool train) {
     any_drawn = true;
     return at::bernoulli(at::empty_symint(sizes, options), p);
   };
-  const auto constant = [&](double value) { return at::full({1, 1, 1}, value, options); };
+  // The same for all, but with dense hidden units, which kernels want.
+  const auto constant = [&](double value) { return at::full_symint({1, 1, sizes[2]}, value, options); };
   std::vector<Tensor> blocks;
   for (const double rate : rates.zoneout) {
     blocks.push_back(train && rate > 0 && rate < 1 ? draw(rate) : constant(rate));

@@ -35,13 +35,8 @@ def original(layer: nn.Module) -> type[nn.Module] | None:
     return _ORIGINALS.get(type(layer)) if getattr(layer, "_rates", None) is None else None
 
 
-def is_regularized(layer: nn.Module) -> bool:
-    """Whether this layer has zoneout or recurrent dropout in the mode that it is in."""
-    return isinstance(layer, Regularized) and layer._is_regularized()
-
-
 def operator_name(layer: nn.Module) -> str:
     """The operator that does a layer, replaced or replaceable, in the mode that the layer is in."""
-    if is_regularized(layer):
-        return "regularized_rnn"
-    return _OPERATORS[_REPLACEMENTS.get(type(layer), type(layer))]
+    if isinstance(layer, Regularized) and layer._is_regularized():
+        return "torch.ops.fastvision.regularized_rnn"
+    return "fastvision.ops." + _OPERATORS[_REPLACEMENTS.get(type(layer), type(layer))]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastvision.convert.layers import is_ours, is_regularized, operator_name, replacement
+from fastvision.convert.layers import is_ours, operator_name, replacement
 from fastvision.convert.runs import Run, find_runs, obstacle
 from fastvision.convert.sequential import FusedForward, flatten, runs_its_children
 
@@ -119,10 +119,7 @@ def _run_row(run: Run, converted: bool, names: dict[nn.Module, str]) -> Row:
 
 def _replacement_row(layer: nn.Module, names: dict[nn.Module, str]) -> Row:
     status = REPLACED if is_ours(layer) else REPLACEABLE
-    call = f"calls fastvision.ops.{operator_name(layer)}"
-    if is_regularized(layer):
-        call += ", which runs the reference: no kernel has zoneout or recurrent dropout"
-    return Row(names[layer], (type(layer).__name__,), status, call)
+    return Row(names[layer], (type(layer).__name__,), status, f"calls {operator_name(layer)}")
 
 
 def _unfused_row(layer: nn.Module, reason: str, names: dict[nn.Module, str]) -> Row:

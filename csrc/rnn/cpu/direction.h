@@ -15,8 +15,8 @@ class Direction {
   static constexpr int kGates = Mode == RnnMode::lstm ? 4 : 3;
   static constexpr int64_t kBlock = kGates * kLanes;  // floats
 
-  Direction(const RnnLayer& p, const RnnWeights& weights, Context& context)
-      : p_(p), weights_(weights), hidden_(p.hidden_size), blocks_(ceil_div(hidden_, kLanes)) {
+  Direction(const RnnLayer& p, const RnnWeights& weights, const RnnMasks& masks, Context& context)
+      : p_(p), weights_(weights), masks_(masks), hidden_(p.hidden_size), blocks_(ceil_div(hidden_, kLanes)) {
     bias_ = static_cast<float*>(context.allocate(sizeof(float) * blocks_ * (kBlock + kLanes)));
     for (int64_t block = 0; block < blocks_; ++block) prepare_bias(block);
   }
@@ -77,6 +77,7 @@ class Direction {
     const float* hidden;
     float *next_hidden, *cell, *reserve;
     int64_t reserve_stride;
+    const float* masks;
   };
 
   void step(int64_t block, const float* packed, const Step& s, int64_t count) const {
@@ -118,11 +119,19 @@ class Direction {
                      s.reserve ? s.reserve + row * s.reserve_stride : nullptr,
                      block * kLanes,
                      units(block),
-                     hidden_};
+                     hidden_,
+                     s.masks ? s.masks + row * masks_.row_stride : nullptr,
+                     masks_.block_stride};
+    s.masks ? update<true>(sum, s, r, row, block) : update<false>(sum, s, r, row, block);
+  }
+
+  template <bool Masked>
+  FASTVISION_INLINE void update(const Vec (&sum)[kGates], const Step& s, const RowState& r, int64_t row,
+                                int64_t block) const {
     if constexpr (Mode == RnnMode::lstm) {
-      lstm_update(sum, r);
+      lstm_update<Masked>(sum, r);
     } else {
-      gru_update(sum, Vec::loadu(s.sums + (row * blocks_ + block) * kBlock + 2 * kLanes), r);
+      gru_update<Masked>(sum, Vec::loadu(s.sums + (row * blocks_ + block) * kBlock + 2 * kLanes), r);
     }
   }
 
@@ -146,6 +155,7 @@ class Direction {
 
   const RnnLayer& p_;
   const RnnWeights& weights_;
+  const RnnMasks& masks_;
   const int64_t hidden_, blocks_;
   float* bias_;
   float* packed_ = nullptr;

@@ -26,7 +26,7 @@ class Forward {
 
   void run() {
     for (int64_t d = 0; d < p_.directions; ++d) {
-      Dir direction(p_, a_.weights[d], context_);
+      Dir direction(p_, a_.weights[d], a_.masks, context_);
       if (p_.steps == 1 && p_.batch > kMaxRowsInPlace) {
         run_step(direction, d);
       } else {
@@ -44,7 +44,7 @@ class Forward {
     load_states(d, 0, n, width, hidden, cell);
     const Rows input = input_rows(0, 1, 0, n, allocate(std::is_same_v<T, float> ? 0 : n * p_.input_size));
     float* sums = allocate(n * direction.blocks() * Dir::kBlock);
-    const typename Dir::Step step{sums, hidden, next, cell, reserve(d, 0), reserve_stride()};
+    const typename Dir::Step step{sums, hidden, next, cell, reserve(d, 0), reserve_stride(), a_.masks.row(d, 0)};
     context_.parallel_for(direction.blocks(), [&](int64_t begin, int64_t end) {
       FloatScratch packed(std::max(p_.input_size, p_.hidden_size) * Dir::kBlock);
       for (int64_t block = begin; block < end; ++block) {
@@ -93,8 +93,13 @@ class Forward {
           entered = count;
         }
         const int64_t row = offsets_[t] + first;
-        const typename Dir::Step step{
-            sums.data() + (i - begin) * n * sums_per_row, hidden, next, cell, reserve(d, row), reserve_stride()};
+        const typename Dir::Step step{sums.data() + (i - begin) * n * sums_per_row,
+                                      hidden,
+                                      next,
+                                      cell,
+                                      reserve(d, row),
+                                      reserve_stride(),
+                                      a_.masks.row(d, row)};
         run_blocks(in_place, direction, [&](int64_t block) FASTVISION_INLINE {
           if (!in_place) return direction.step(block, direction.packed_hidden(block), step, count);
           for (int64_t b = 0; b < count; ++b) direction.step_in_place(block, step, b);
@@ -201,7 +206,7 @@ class Forward {
     }
   }
 
-  int64_t reserve_stride() const { return reserve_blocks(Mode) * p_.hidden_size; }
+  int64_t reserve_stride() const { return reserve_blocks(Mode, a_.masks.data) * p_.hidden_size; }
   float* reserve(int64_t d, int64_t row) const {
     return a_.reserve ? a_.reserve + (d * p_.rows + row) * reserve_stride() : nullptr;
   }
