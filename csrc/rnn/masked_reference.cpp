@@ -119,9 +119,12 @@ LayerResult masked_layer_reference(const LayerTensors& layer) {
   const Tensor batch_sizes = layer.is_packed() ? layer.batch_sizes.contiguous() : Tensor();
   const int64_t steps = (layer.is_packed() ? batch_sizes : layer.input).sym_size(0).guard_int(__FILE__, __LINE__);
   TORCH_CHECK(steps > 0, "Expected sequence length to be larger than 0 in RNN");
+  const int64_t* sizes = layer.is_packed() ? batch_sizes.const_data_ptr<int64_t>() : nullptr;
+  TORCH_CHECK(sizes || !layer.is_packed(),
+              "fastvision::rnn_layer: batch_sizes: expected values, which the steps of the reference depend on, got a "
+              "tensor without any (of a graph that is compiled)");
   std::vector<Tensor> outputs, hidden, cell;
   for (const auto d : c10::irange(layer.directions())) {
-    const int64_t* sizes = layer.is_packed() ? batch_sizes.const_data_ptr<int64_t>() : nullptr;
     const auto [output, state] = Direction(layer, d, sizes, steps).run();
     outputs.push_back(output);
     hidden.push_back(state.h);
