@@ -33,16 +33,22 @@ TORCH_LIBRARY(fastvision, m) {
   def("gru(Tensor input, Tensor hx, " + sequence_options + ") -> (Tensor, Tensor)");
   def("lstm_reference(Tensor input, Tensor[] hx, " + sequence_options + ") -> (Tensor, Tensor, Tensor)");
   def("gru_reference(Tensor input, Tensor hx, " + sequence_options + ") -> (Tensor, Tensor)");
+  // Both with zoneout, one rate for each state, and recurrent dropout: LSTM with two states, GRU with one (cy is
+  // empty).
+  def("regularized_rnn(Tensor input, Tensor[] hx, " + sequence_options +
+      ", *, float[] zoneout, float recurrent_dropout) -> (Tensor, Tensor, Tensor)");
   // One layer, what the kernels compute: LSTM with cx, GRU without. hx is (directions, batch, hidden_size), input
   // (steps, batch, input_size), or (rows, input_size) with batch_sizes; params are w_ih, w_hh and, where there are
   // biases, b_ih, b_hh of each direction. Results: output, hy, cy (empty for GRU).
+  // With masks it is a layer with noise (rnn/rnn.h).
   const std::string layer = "Tensor input, Tensor hx, Tensor? cx, Tensor[] params, Tensor? batch_sizes";
-  def("rnn_layer(" + layer + ") -> (Tensor, Tensor, Tensor)");
+  def("rnn_layer(" + layer + ", Tensor? masks=None) -> (Tensor, Tensor, Tensor)");
   // The same for training: the last result is what backward needs (rnn/rnn.h).
-  def("rnn_layer_with_reserve(" + layer + ") -> (Tensor, Tensor, Tensor, Tensor)");
+  def("rnn_layer_with_reserve(" + layer + ", Tensor? masks=None) -> (Tensor, Tensor, Tensor, Tensor)");
   // Gradients of input, hx, cx and params; those not in output_mask are empty tensors. An absent gradient is zero.
   def("rnn_layer_backward(Tensor? grad_output, Tensor? grad_hy, Tensor? grad_cy, " + layer +
-      ", Tensor output, Tensor reserve, bool[4] output_mask) -> (Tensor, Tensor, Tensor, Tensor[])");
+      ", Tensor output, Tensor reserve, bool[4] output_mask, Tensor? masks=None) -> (Tensor, Tensor, Tensor, "
+      "Tensor[])");
 }
 
 }  // namespace fastvision

@@ -34,6 +34,16 @@ class Autocast {
                    batch_first, batch_sizes);
   }
 
+  static LayerResult regularized_rnn(const Tensor& input, at::TensorList hx, at::TensorList params, bool has_biases,
+                                     int64_t num_layers, double dropout, bool train, bool bidirectional,
+                                     bool batch_first, const OptionalTensor& batch_sizes, at::ArrayRef<double> zoneout,
+                                     double recurrent_dropout) {
+    static const auto op = find_operator<decltype(regularized_rnn)>("fastvision::regularized_rnn");
+    const Autocast cast(hx.empty() ? input : hx[0]);
+    return op.call(cast(input), cast(hx), cast(params), has_biases, num_layers, dropout, train, bidirectional,
+                   batch_first, batch_sizes, zoneout, recurrent_dropout);
+  }
+
   static std::tuple<Tensor, Tensor> lstm_cell(const Tensor& input, const Tensor& hx, const Tensor& cx,
                                               const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
                                               const OptionalTensor& b_hh) {
@@ -67,6 +77,7 @@ template <c10::DeviceType device>
 void register_operators(torch::Library& m) {
   m.impl("lstm", &Autocast<device>::lstm);
   m.impl("gru", &Autocast<device>::gru);
+  m.impl("regularized_rnn", &Autocast<device>::regularized_rnn);
   m.impl("lstm_cell", &Autocast<device>::lstm_cell);
   m.impl("gru_cell", &Autocast<device>::gru_cell);
 }

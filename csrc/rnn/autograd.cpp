@@ -36,13 +36,15 @@ class RnnLayerFunction : public torch::autograd::Function<RnnLayerFunction> {
  public:
   // Absent tensors come last: they have no place among the edges that needs_input_grad counts.
   static variable_list forward(torch::autograd::AutogradContext* context, const Tensor& input, const Tensor& hx,
-                               at::TensorList params, const OptionalTensor& cx, const OptionalTensor& batch_sizes) {
+                               at::TensorList params, const OptionalTensor& cx, const OptionalTensor& batch_sizes,
+                               const OptionalTensor& masks) {
     static const auto op = find_operator<std::tuple<Tensor, Tensor, Tensor, Tensor>(
-        const Tensor&, const Tensor&, const OptionalTensor&, at::TensorList, const OptionalTensor&)>(
-        "fastvision::rnn_layer_with_reserve");
+        const Tensor&, const Tensor&, const OptionalTensor&, at::TensorList, const OptionalTensor&,
+        const OptionalTensor&)>("fastvision::rnn_layer_with_reserve");
     const at::AutoDispatchBelowADInplaceOrView guard;
-    auto [output, hy, cy, reserve] = op.call(input, hx, cx, params, batch_sizes);
-    variable_list saved{input, hx, cx.value_or(Tensor()), batch_sizes.value_or(Tensor()), output, reserve};
+    auto [output, hy, cy, reserve] = op.call(input, hx, cx, params, batch_sizes, masks);
+    variable_list saved{input,  hx,      cx.value_or(Tensor()),   batch_sizes.value_or(Tensor()),
+                        output, reserve, masks.value_or(Tensor())};
     saved.insert(saved.end(), params.begin(), params.end());
     context->save_for_backward(std::move(saved));
     context->set_materialize_grads(false);
@@ -53,10 +55,10 @@ class RnnLayerFunction : public torch::autograd::Function<RnnLayerFunction> {
   static variable_list backward(torch::autograd::AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const at::TensorList params = at::TensorList(saved).slice(kParams);
-    const LayerTensors layer(saved[0], saved[1], optional(saved[2]), params, optional(saved[3]));
+    const LayerTensors layer(saved[0], saved[1], optional(saved[2]), params, optional(saved[3]), optional(saved[6]));
     const size_t count = params.size();
-    // Results in the order of forward's arguments: input, hx, params, cx, batch_sizes.
-    variable_list results(count + 4);
+    // Results in the order of forward's arguments: input, hx, params, cx, batch_sizes, masks.
+    variable_list results(count + 5);
     if (!layer.is_lstm()) gradients[2] = Tensor();
     if (!gradients[0].defined() && !gradients[1].defined() && !gradients[2].defined()) return results;
     const auto needed = [&](size_t i) { return (i < count + 2 || layer.is_lstm()) && context->needs_input_grad(i); };
@@ -76,12 +78,12 @@ class RnnLayerFunction : public torch::autograd::Function<RnnLayerFunction> {
     for (size_t i = 0; i < count; ++i) params_needed |= needed(2 + i);
     static const auto op = find_operator<std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>(
         const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&,
-        const OptionalTensor&, at::TensorList, const OptionalTensor&, const Tensor&, const Tensor&,
-        std::array<bool, 4>)>("fastvision::rnn_layer_backward");
+        const OptionalTensor&, at::TensorList, const OptionalTensor&, const Tensor&, const Tensor&, std::array<bool, 4>,
+        const OptionalTensor&)>("fastvision::rnn_layer_backward");
     const auto [grad_input, grad_hx, grad_cx, grad_params] =
         op.call(optional(gradients[0]), optional(gradients[1]), optional(gradients[2]), layer.input, layer.hx,
                 optional(layer.cx), params, optional(layer.batch_sizes), saved[4], saved[5],
-                {needed(0), needed(1), needed(count + 2), params_needed});
+                {needed(0), needed(1), needed(count + 2), params_needed}, optional(layer.masks));
     if (needed(0)) results[0] = grad_input;
     if (needed(1)) results[1] = grad_hx;
     for (size_t i = 0; i < count; ++i) {
@@ -92,7 +94,7 @@ class RnnLayerFunction : public torch::autograd::Function<RnnLayerFunction> {
   }
 
  private:
-  static constexpr size_t kParams = 6;  // where they begin among the saved tensors
+  static constexpr size_t kParams = 7;  // where they begin among the saved tensors
 };
 
 bool any(const LayerTensors& layer, bool (*predicate)(const Tensor&)) {
@@ -101,13 +103,14 @@ bool any(const LayerTensors& layer, bool (*predicate)(const Tensor&)) {
 }
 
 LayerResult differentiable_layer(const LayerTensors& layer) {
-  auto results =
-      RnnLayerFunction::apply(layer.input, layer.hx, layer.params, optional(layer.cx), optional(layer.batch_sizes));
+  auto results = RnnLayerFunction::apply(layer.input, layer.hx, layer.params, optional(layer.cx),
+                                         optional(layer.batch_sizes), optional(layer.masks));
   return {results[0], results[1], results[2]};
 }
 
 bool is_for_the_reference(const LayerTensors& layer) {
-  return inside_functional_transform() || any(layer, &has_forward_gradient);
+  return inside_functional_transform() || any(layer, &has_forward_gradient) || has_forward_gradient(layer.masks) ||
+         requires_grad(layer.masks);
 }
 
 bool is_training(const LayerTensors& layer) {
@@ -115,8 +118,8 @@ bool is_training(const LayerTensors& layer) {
 }
 
 LayerResult rnn_layer_autograd(const Tensor& input, const Tensor& hx, const OptionalTensor& cx, at::TensorList params,
-                               const OptionalTensor& batch_sizes) {
-  const LayerTensors layer(input, hx, cx, params, batch_sizes);
+                               const OptionalTensor& batch_sizes, const OptionalTensor& masks) {
+  const LayerTensors layer(input, hx, cx, params, batch_sizes, masks);
   if (is_for_the_reference(layer)) return rnn_layer_reference(layer);
   if (!is_training(layer)) {
     const at::AutoDispatchBelowADInplaceOrView guard;

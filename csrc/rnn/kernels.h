@@ -25,6 +25,7 @@ struct RnnForward {
   void* final_hidden;  // (directions, batch, hidden_size); null where the caller reads it from the output of one step
   void* final_cell;    // the same; null for GRU
   float* reserve;      // (directions, rows, reserve_blocks, hidden_size), or null in inference
+  RnnMasks masks = {};
 };
 
 struct RnnWeightGradients {
@@ -46,6 +47,7 @@ struct RnnBackward {
   void* grad_hidden;
   void* grad_cell;
   RnnWeightGradients grad_weights[2];
+  RnnMasks masks = {};
 };
 
 // Every launch function returns null, or what went wrong.
@@ -55,6 +57,7 @@ struct RnnKernels {
   bool (*supports)(const RnnLayer&, bool training);
   const char* (*forward)(const RnnLayer&, const RnnForward&, Context&);
   const char* (*backward)(const RnnLayer&, const RnnBackward&, Context&);
+  bool takes_masks = false;
 };
 
 }  // namespace fastvision

@@ -5,6 +5,7 @@
 #include "core/operator_handle.h"
 #include "core/torch_kernels.h"
 #include "rnn/kernels.h"
+#include "rnn/masks.h"
 
 namespace fastvision {
 namespace {
@@ -24,8 +25,9 @@ bool is_batch_sizes(const Tensor& batch_sizes, const Tensor& input) {
 LayerResult call_layer(const LayerTensors& layer) {
   static const auto op =
       find_operator<LayerResult(const Tensor&, const Tensor&, const std::optional<Tensor>&, at::TensorList,
-                                const std::optional<Tensor>&)>("fastvision::rnn_layer");
-  return op.call(layer.input, layer.hx, optional(layer.cx), layer.params, optional(layer.batch_sizes));
+                                const std::optional<Tensor>&, const std::optional<Tensor>&)>("fastvision::rnn_layer");
+  return op.call(layer.input, layer.hx, optional(layer.cx), layer.params, optional(layer.batch_sizes),
+                 optional(layer.masks));
 }
 
 bool is_like(const Tensor& tensor, const Tensor& input) {
@@ -64,6 +66,7 @@ void check_layer(const LayerTensors& layer) {
               "fastvision::rnn_layer: expected input (steps, batch, input_size), hx and cx (directions, batch, "
               "hidden_size) and params of matching shapes, all of one dtype on one device, got input ",
               layer.input.sym_sizes(), ", hx ", layer.hx.sym_sizes(), " and ", layer.params.size(), " params");
+  check_masks(layer);
 }
 
 void check_batch_sizes(const LayerTensors& layer) {
@@ -85,7 +88,7 @@ void check_batch_sizes(const LayerTensors& layer) {
 bool layer_has_kernel(const LayerTensors& layer, bool training) {
   const auto dtype = kernel_dtype(layer.input.scalar_type());
   const RnnKernels* kernels = kernels_of(layer.input.device(), &KernelLibrary::rnn);
-  if (!kernels_enabled() || !kernels || !dtype) return false;
+  if (!kernels_enabled() || !kernels || !dtype || (layer.masks.defined() && !kernels->takes_masks)) return false;
   const auto is_symbolic = [](const Tensor& tensor) {
     return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
   };

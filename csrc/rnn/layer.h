@@ -14,21 +14,24 @@ struct LayerTensors {
   at::Tensor cx;           // the same; undefined for GRU
   at::TensorList params;   // per direction: w_ih, w_hh and, where there are biases, b_ih, b_hh
   at::Tensor batch_sizes;  // (steps), int64 on the CPU; undefined where all sequences are equally long
+  at::Tensor masks;        // (directions, rows, mask_blocks, hidden_size), fp32; undefined: no noise
 
   LayerTensors(at::Tensor input, at::Tensor hx, const std::optional<at::Tensor>& cx, at::TensorList params,
-               const std::optional<at::Tensor>& batch_sizes)
+               const std::optional<at::Tensor>& batch_sizes, const std::optional<at::Tensor>& masks = {})
       : input(std::move(input)),
         hx(std::move(hx)),
         cx(cx.value_or(at::Tensor())),
         params(params),
-        batch_sizes(batch_sizes.value_or(at::Tensor())) {}
+        batch_sizes(batch_sizes.value_or(at::Tensor())),
+        masks(masks.value_or(at::Tensor())) {}
 
   bool is_lstm() const { return cx.defined(); }
   bool is_packed() const { return batch_sizes.defined(); }
   int64_t gates() const { return is_lstm() ? 4 : 3; }
   int64_t directions() const { return hx.sym_size(0).expect_int(); }
   size_t params_per_direction() const { return params.size() / directions(); }
-  bool has_biases() const { return params_per_direction() == 4; }
+  bool has_biases() const { return params_per_direction() >= 4; }
+  bool is_projected() const { return params_per_direction() % 2 == 1; }  // with w_hr last: for the reference only
 };
 
 using LayerResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // output, hy, cy

@@ -18,9 +18,9 @@ Tensor dense_like(const Tensor& tensor) {
 }
 
 LayerResult rnn_layer(const Tensor& input, const Tensor& hx, const OptionalTensor& cx, at::TensorList params,
-                      const OptionalTensor& batch_sizes) {
-  const LayerTensors layer(input, hx, cx, params, batch_sizes);
-  TORCH_CHECK(is_plain_layer(layer), "fastvision::rnn_layer: the tensors do not fit each other");
+                      const OptionalTensor& batch_sizes, const OptionalTensor& masks) {
+  const LayerTensors layer(input, hx, cx, params, batch_sizes, masks);
+  check_layer(layer);
   c10::SymDimVector sizes(input.sym_sizes().begin(), input.sym_sizes().end());
   sizes.back() = hx.sym_size(0) * hx.sym_size(2);
   return {at::empty_symint(sizes, input.options()), dense_like(hx),
@@ -29,20 +29,19 @@ LayerResult rnn_layer(const Tensor& input, const Tensor& hx, const OptionalTenso
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_layer_with_reserve(const Tensor& input, const Tensor& hx,
                                                                   const OptionalTensor& cx, at::TensorList params,
-                                                                  const OptionalTensor& batch_sizes) {
-  auto [output, hy, cy] = rnn_layer(input, hx, cx, params, batch_sizes);
+                                                                  const OptionalTensor& batch_sizes,
+                                                                  const OptionalTensor& masks) {
+  auto [output, hy, cy] = rnn_layer(input, hx, cx, params, batch_sizes, masks);
   const c10::SymInt rows = batch_sizes ? input.sym_size(0) : input.sym_size(0) * input.sym_size(1);
-  const int64_t blocks = reserve_blocks(cx ? RnnMode::lstm : RnnMode::gru);
+  const int64_t blocks = reserve_blocks(cx ? RnnMode::lstm : RnnMode::gru, masks.has_value());
   return {output, hy, cy,
           at::empty_symint({hx.sym_size(0), rows, blocks, hx.sym_size(2)}, hx.options().dtype(at::kFloat))};
 }
 
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> rnn_layer_backward(const OptionalTensor&, const OptionalTensor&,
-                                                                           const OptionalTensor&, const Tensor& input,
-                                                                           const Tensor& hx, const OptionalTensor& cx,
-                                                                           at::TensorList params, const OptionalTensor&,
-                                                                           const Tensor&, const Tensor&,
-                                                                           std::array<bool, 4> mask) {
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> rnn_layer_backward(
+    const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const Tensor& input, const Tensor& hx,
+    const OptionalTensor& cx, at::TensorList params, const OptionalTensor&, const Tensor&, const Tensor&,
+    std::array<bool, 4> mask, const OptionalTensor&) {
   const auto gradient = [&](bool wanted, const Tensor& tensor) {
     return wanted ? dense_like(tensor) : at::empty({0}, tensor.options());
   };

@@ -33,7 +33,8 @@ class Layer {
       : input_(t.is_packed() ? t.input.contiguous() : with_dense_columns(t.input)),
         hx_(t.hx.contiguous()),
         cx_(t.is_lstm() ? t.cx.contiguous() : Tensor()),
-        batch_sizes_(t.is_packed() ? t.batch_sizes.contiguous() : Tensor()) {
+        batch_sizes_(t.is_packed() ? t.batch_sizes.contiguous() : Tensor()),
+        masks_(t.masks.defined() ? with_dense_columns(t.masks) : Tensor()) {
     problem_.mode = t.is_lstm() ? RnnMode::lstm : RnnMode::gru;
     problem_.dtype = *kernel_dtype(input_.scalar_type());
     problem_.directions = t.directions();
@@ -55,6 +56,10 @@ class Layer {
   const RnnLayer& problem() const { return problem_; }
   const void* input() const { return input_.const_data_ptr(); }
   const void* hidden() const { return hx_.const_data_ptr(); }
+  RnnMasks masks() const {
+    if (!masks_.defined()) return {};
+    return {masks_.const_data_ptr<float>(), masks_.stride(0), masks_.stride(1), masks_.stride(2)};
+  }
   const void* cell() const { return cx_.defined() ? cx_.const_data_ptr() : nullptr; }
 
   void weights(RnnWeights (&weights)[2]) const {
@@ -73,12 +78,12 @@ class Layer {
     return {problem_.steps, problem_.batch, width};
   }
   std::vector<int64_t> reserve_sizes() const {
-    return {problem_.directions, problem_.rows, reserve_blocks(problem_.mode), problem_.hidden_size};
+    return {problem_.directions, problem_.rows, reserve_blocks(problem_.mode, masks_.defined()), problem_.hidden_size};
   }
 
  private:
   RnnLayer problem_;
-  Tensor input_, hx_, cx_, batch_sizes_;
+  Tensor input_, hx_, cx_, batch_sizes_, masks_;
   c10::SmallVector<Tensor, 8> params_;
 };
 
@@ -100,6 +105,7 @@ LayerResult run_forward(const Layer& layer, c10::Device device, const Tensor& re
   arrays.output = output.mutable_data_ptr();
   arrays.final_hidden = hy.mutable_data_ptr();
   arrays.final_cell = p.mode == RnnMode::lstm ? cy.mutable_data_ptr() : nullptr;
+  arrays.masks = layer.masks();
   arrays.reserve = reserve.defined() ? reserve.mutable_data_ptr<float>() : nullptr;
   TorchContext context(device);
   check_status(kernels_of(device, &KernelLibrary::rnn)->forward(p, arrays, context));
@@ -107,8 +113,8 @@ LayerResult run_forward(const Layer& layer, c10::Device device, const Tensor& re
 }
 
 LayerResult rnn_layer(const Tensor& input, const Tensor& hx, const OptionalTensor& cx, at::TensorList params,
-                      const OptionalTensor& batch_sizes) {
-  const LayerTensors tensors(input, hx, cx, params, batch_sizes);
+                      const OptionalTensor& batch_sizes, const OptionalTensor& masks) {
+  const LayerTensors tensors(input, hx, cx, params, batch_sizes, masks);
   check_layer(tensors);
   check_batch_sizes(tensors);
   if (!layer_has_kernel(tensors, /*training=*/false)) return rnn_layer_reference(tensors);
@@ -120,16 +126,18 @@ LayerResult rnn_layer(const Tensor& input, const Tensor& hx, const OptionalTenso
 void check_training(const LayerTensors& tensors) {
   check_layer(tensors);
   check_batch_sizes(tensors);
-  TORCH_CHECK(kernel_dtype(tensors.input.scalar_type()) && kernels_of(tensors.input.device(), &KernelLibrary::rnn) &&
-                  tensors.input.numel() && tensors.hx.numel(),
+  const RnnKernels* kernels = kernels_of(tensors.input.device(), &KernelLibrary::rnn);
+  TORCH_CHECK(kernel_dtype(tensors.input.scalar_type()) && kernels &&
+                  (!tensors.masks.defined() || kernels->takes_masks) && tensors.input.numel() && tensors.hx.numel(),
               "fastvision::rnn_layer: no kernel for these arguments; expected the call of lstm or gru, which run the "
               "reference");
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_layer_with_reserve(const Tensor& input, const Tensor& hx,
                                                                   const OptionalTensor& cx, at::TensorList params,
-                                                                  const OptionalTensor& batch_sizes) {
-  const LayerTensors tensors(input, hx, cx, params, batch_sizes);
+                                                                  const OptionalTensor& batch_sizes,
+                                                                  const OptionalTensor& masks) {
+  const LayerTensors tensors(input, hx, cx, params, batch_sizes, masks);
   check_training(tensors);
   const Layer layer(tensors);
   Tensor reserve = empty(layer.reserve_sizes(), layer.options().dtype(at::kFloat));
@@ -147,8 +155,9 @@ void check_shaped(const char* name, const Tensor& tensor, at::IntArrayRef sizes,
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> rnn_layer_backward(
     const OptionalTensor& grad_output, const OptionalTensor& grad_hy, const OptionalTensor& grad_cy,
     const Tensor& input, const Tensor& hx, const OptionalTensor& cx, at::TensorList params,
-    const OptionalTensor& batch_sizes, const Tensor& output, const Tensor& reserve, std::array<bool, 4> mask) {
-  const LayerTensors tensors(input, hx, cx, params, batch_sizes);
+    const OptionalTensor& batch_sizes, const Tensor& output, const Tensor& reserve, std::array<bool, 4> mask,
+    const OptionalTensor& masks) {
+  const LayerTensors tensors(input, hx, cx, params, batch_sizes, masks);
   check_training(tensors);
   const Layer layer(tensors);
   const c10::Device device = input.device();
@@ -174,6 +183,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> rnn_layer_backward(
   layer.weights(arrays.weights);
   arrays.output = data_of("output", output, layer.output_sizes());
   const Tensor dense_reserve = reserve.contiguous();
+  arrays.masks = layer.masks();
   arrays.reserve = dense_reserve.const_data_ptr<float>();
 
   const auto wanted = [&](bool is_wanted, at::IntArrayRef sizes) {

@@ -30,6 +30,7 @@ std::tuple<Tensor, Tensor> gru_reference(const Tensor& input, const Tensor& hx, 
 }
 
 LayerResult rnn_layer_reference(const LayerTensors& layer) {
+  if (layer.masks.defined()) return masked_layer_reference(layer);
   const bool bidirectional = layer.directions() == 2;
   const auto batch_sizes = optional(layer.batch_sizes);
   if (layer.is_lstm()) {

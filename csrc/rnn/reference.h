@@ -16,4 +16,8 @@ std::tuple<at::Tensor, at::Tensor> gru_reference(const at::Tensor& input, const 
 // One layer.
 LayerResult rnn_layer_reference(const LayerTensors& layer);
 
+// One layer with masks: the steps one by one. It takes projections, too: params end with w_hr in each direction, and of
+// k_h only the first elements count.
+LayerResult masked_layer_reference(const LayerTensors& layer);
+
 }  // namespace fastvision

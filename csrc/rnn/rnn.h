@@ -40,8 +40,26 @@ struct RnnLayer {
 // The forward pass of training keeps, in fp32, for each direction and row, `reserve_blocks` blocks of hidden_size:
 //   LSTM  i, f, g, o (after their activations) and c'
 //   GRU   r, z, n (after their activations) and U h + d of the n gate
-constexpr int64_t reserve_blocks(RnnMode mode) {
-  return mode == RnnMode::lstm ? 5 : 4;
+// and with masks for LSTM c'' too.
+constexpr int64_t reserve_blocks(RnnMode mode, bool has_masks = false) {
+  return mode == RnnMode::lstm ? 5 + has_masks : 4;
 }
+
+// Noise (zoneout and recurrent dropout) reaches a layer as masks, for each direction and row of so many blocks:
+//   LSTM  k_h, k_c, s:  c'' = k_c c + (1 - k_c) c' with c' = f c + i (s g),  h'' = k_h h + (1 - k_h) h'
+//   GRU   k_h, s:       h'' = k_h h + (1 - k_h) h' with h' = (1 - z) (s n) + z h
+constexpr int64_t mask_blocks(RnnMode mode) {
+  return mode == RnnMode::lstm ? 3 : 2;
+}
+
+struct RnnMasks {
+  const float* data = nullptr;  // null: no noise
+  // In elements; 0 where a mask is the same for all. Hidden units are dense.
+  int64_t direction_stride = 0, row_stride = 0, block_stride = 0;
+
+  const float* row(int64_t direction, int64_t row) const {
+    return data ? data + direction * direction_stride + row * row_stride : nullptr;
+  }
+};
 
 }  // namespace fastvision

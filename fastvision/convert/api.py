@@ -58,7 +58,8 @@ def convert(model: nn.Module, example_inputs: Any = None, *, inplace: bool = Fal
 def revert(model: nn.Module) -> nn.Module:
     """Turns a converted model back into its stock layers, in place, and returns it.
 
-    Modules that were made as fastvision.nn.LSTM, GRU, LSTMCell or GRUCell become stock, too.
+    Modules that were made as fastvision.nn.LSTM, GRU, LSTMCell or GRUCell become stock, too, except those with zoneout
+    or recurrent dropout, which stock has not.
 
     Raises:
         TypeError: model is not a module.

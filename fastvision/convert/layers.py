@@ -6,6 +6,7 @@ A replaced layer stays the object that it was, with its parameters, hooks and mo
 from torch import nn
 
 from fastvision.nn import GRU, LSTM, GRUCell, LSTMCell
+from fastvision.nn.regularized import Regularized
 
 # Exact types: a subclass (a parametrized or quantised layer has one too) may compute something else.
 _REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
@@ -24,11 +25,18 @@ def replacement(layer: nn.Module) -> type[nn.Module] | None:
     return None if "forward" in layer.__dict__ else _REPLACEMENTS.get(type(layer))
 
 
+def is_ours(layer: nn.Module) -> bool:
+    """Whether it was replaced, or made with our class."""
+    return type(layer) in _ORIGINALS
+
+
 def original(layer: nn.Module) -> type[nn.Module] | None:
-    """The stock class of a replaced layer, or of one that was made with ours; None for other layers."""
-    return _ORIGINALS.get(type(layer))
+    """The stock class that computes what this layer of ours does; None if there is none, and for other layers."""
+    return _ORIGINALS.get(type(layer)) if getattr(layer, "_rates", None) is None else None
 
 
 def operator_name(layer: nn.Module) -> str:
-    """The operator that does a layer, replaced or replaceable."""
-    return _OPERATORS[_REPLACEMENTS.get(type(layer), type(layer))]
+    """The operator that does a layer, replaced or replaceable, in the mode that the layer is in."""
+    if isinstance(layer, Regularized) and layer._is_regularized():
+        return "torch.ops.fastvision.regularized_rnn"
+    return "fastvision.ops." + _OPERATORS[_REPLACEMENTS.get(type(layer), type(layer))]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastvision.convert.layers import operator_name, original, replacement
+from fastvision.convert.layers import is_ours, operator_name, replacement
 from fastvision.convert.runs import Run, find_runs, obstacle
 from fastvision.convert.sequential import FusedForward, flatten, runs_its_children
 
@@ -71,7 +71,7 @@ def _rows(module: nn.Module, alone: str, names: dict[nn.Module, str], seen: set[
     if module in seen:
         return
     seen.add(module)
-    if original(module) or replacement(module):
+    if is_ours(module) or replacement(module):
         yield _replacement_row(module, names)
     elif not module._modules or parametrize.is_parametrized(module):
         yield _unfused_row(module, obstacle(module) or alone, names)
@@ -118,8 +118,8 @@ def _run_row(run: Run, converted: bool, names: dict[nn.Module, str]) -> Row:
 
 
 def _replacement_row(layer: nn.Module, names: dict[nn.Module, str]) -> Row:
-    status = REPLACED if original(layer) else REPLACEABLE
-    return Row(names[layer], (type(layer).__name__,), status, f"calls fastvision.ops.{operator_name(layer)}")
+    status = REPLACED if is_ours(layer) else REPLACEABLE
+    return Row(names[layer], (type(layer).__name__,), status, f"calls {operator_name(layer)}")
 
 
 def _unfused_row(layer: nn.Module, reason: str, names: dict[nn.Module, str]) -> Row:

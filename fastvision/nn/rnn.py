@@ -1,8 +1,9 @@
 """LSTM, GRU and their cells: torch.nn's modules, computed by the operators of `fastvision.ops.rnn`.
 
 Each is a subclass of the stock module of that name: constructor, parameters, initialisation, state_dict, attributes
-and errors are inherited or the same, only `forward` calls another operator. Stock's forward keeps a module from being
-compiled as one graph where it reads sizes from packed sequences; these do not.
+and errors are inherited or the same, only `forward` calls another operator. Beyond stock's they have the options
+zoneout and recurrent_dropout (`fastvision.nn.regularized`), which are off by default. Stock's forward keeps a module
+from being compiled as one graph where it reads sizes from packed sequences; these do not.
 """
 
 from operator import is_
@@ -14,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastvision.nn import dynamo
 from fastvision.nn.parameters import tensor_of
+from fastvision.nn.regularized import Regularized
 from fastvision.ops.rnn import lstm_cell
 
 _lstm = torch.ops.fastvision.lstm.default
@@ -21,9 +23,12 @@ _gru = torch.ops.fastvision.gru.default
 _gru_cell = torch.ops.fastvision.gru_cell.default
 
 
-def _is_recorded(input: Any) -> bool:
-    """Whether torch.fx or torch.jit.trace records this call, for a program that may run without fastvision."""
-    return isinstance(input, torch.fx.Proxy) or torch.jit.is_tracing()
+def _is_recorded(module: Regularized, input: Any) -> bool:
+    """Whether torch.fx or torch.jit.trace records this call, for a program that may run without fastvision.
+
+    torch.jit.trace finds nothing in stock's forward that has zoneout or recurrent dropout.
+    """
+    return isinstance(input, torch.fx.Proxy) or (torch.jit.is_tracing() and not module._is_regularized())
 
 
 def _record(module: nn.Module, stock: type[nn.Module], input: Any, hx: Any) -> Any:
@@ -34,11 +39,11 @@ def _record(module: nn.Module, stock: type[nn.Module], input: Any, hx: Any) -> A
     return stock.forward(module, input, hx)
 
 
-class _Sequences:
+class _Sequences(Regularized):
     """The forward of LSTM and GRU, put before stock's class in the bases. Its steps and checks are stock's."""
 
     def forward(self, input, hx=None):
-        if _is_recorded(input):
+        if _is_recorded(self, input):
             return _record(self, self._stock, input, hx)
         weights = self._current_weights()
         if isinstance(input, PackedSequence):
@@ -98,9 +103,15 @@ class LSTM(_Sequences, nn.LSTM):
 
     Arguments, parameters, initialisation, state_dict, shapes, dtypes and errors are those of `torch.nn.LSTM`; the same
     seed gives the same weights. Input may be a tensor, with or without batch, or a PackedSequence.
+
+    Beyond stock's (by name only, 0 by default, formulas in `fastvision.ops.rnn`):
+        zoneout: probability of an element of the state keeping its value in a step; a pair: of h and of c.
+        recurrent_dropout: probability of zeroing an element of the candidate g in a step.
+        ValueError: they are not in [0, 1].
     """
 
     _stock = nn.LSTM
+    _states = 2
 
     def _zeros(self, input: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         hidden_size = self.proj_size if self.proj_size > 0 else self.hidden_size
@@ -122,6 +133,9 @@ class LSTM(_Sequences, nn.LSTM):
         pass  # stock leaves it to the operator
 
     def _run(self, input, hx, weights, batch_first, batch_sizes):
+        if self._rates and self._is_regularized():
+            output, hy, cy = self._regularized_sequences(input, hx, weights, batch_first, batch_sizes)
+            return output, (hy, cy)
         output, hy, cy = _lstm(input, hx, weights, *self._options(), batch_first, batch_sizes)
         return output, (hy, cy)
 
@@ -131,6 +145,11 @@ class GRU(_Sequences, nn.GRU):
 
     Arguments, parameters, initialisation, state_dict, shapes, dtypes and errors are those of `torch.nn.GRU`; the same
     seed gives the same weights. Input may be a tensor, with or without batch, or a PackedSequence.
+
+    Beyond stock's (by name only, 0 by default, formulas in `fastvision.ops.rnn`):
+        zoneout: probability of an element of h keeping its value in a step.
+        recurrent_dropout: probability of zeroing an element of the candidate n in a step.
+        ValueError: they are not in [0, 1].
     """
 
     _stock = nn.GRU
@@ -154,6 +173,8 @@ class GRU(_Sequences, nn.GRU):
             self.check_forward_args(input, hx, batch_sizes)
 
     def _run(self, input, hx, weights, batch_first, batch_sizes):
+        if self._rates and self._is_regularized():
+            return self._regularized_sequences(input, hx, weights, batch_first, batch_sizes)[:2]
         return _gru(input, hx, weights, *self._options(), batch_first, batch_sizes)
 
 
@@ -167,15 +188,17 @@ def _cell_parameters(cell: nn.RNNCellBase) -> tuple[Tensor | None, ...]:
     )
 
 
-class LSTMCell(nn.LSTMCell):
+class LSTMCell(Regularized, nn.LSTMCell):
     """One step of long short-term memory: `torch.nn.LSTMCell`, computed by `fastvision.ops.lstm_cell`.
 
     Arguments, parameters, initialisation, state_dict, shapes, dtypes and errors are those of `torch.nn.LSTMCell`; the
-    same seed gives the same weights.
+    same seed gives the same weights. Beyond stock's there are `zoneout` and `recurrent_dropout`, as in LSTM.
     """
 
+    _states = 2
+
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        if _is_recorded(input):
+        if _is_recorded(self, input):
             return _record(self, nn.LSTMCell, input, hx)
         dimensions = input.dim()
         if dimensions not in (1, 2):
@@ -190,19 +213,22 @@ class LSTMCell(nn.LSTMCell):
         if hx is None:
             zeros = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
             hx = (zeros, zeros)
-        h, c = lstm_cell(input, hx, *_cell_parameters(self))
+        if self._rates and self._is_regularized():
+            h, c = self._regularized_step(input, hx, _cell_parameters(self))
+        else:
+            h, c = lstm_cell(input, hx, *_cell_parameters(self))
         return (h.squeeze(0), c.squeeze(0)) if dimensions == 1 else (h, c)
 
 
-class GRUCell(nn.GRUCell):
+class GRUCell(Regularized, nn.GRUCell):
     """One step of a gated recurrent unit: `torch.nn.GRUCell`, computed by `fastvision.ops.gru_cell`.
 
     Arguments, parameters, initialisation, state_dict, shapes, dtypes and errors are those of `torch.nn.GRUCell`; the
-    same seed gives the same weights.
+    same seed gives the same weights. Beyond stock's there are `zoneout` and `recurrent_dropout`, as in GRU.
     """
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        if _is_recorded(input):
+        if _is_recorded(self, input):
             return _record(self, nn.GRUCell, input, hx)
         dimensions = input.dim()
         if dimensions not in (1, 2):
@@ -214,7 +240,10 @@ class GRUCell(nn.GRUCell):
             hx = None if hx is None else hx.unsqueeze(0)
         if hx is None:
             hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
-        h = _gru_cell(input, hx, *_cell_parameters(self))
+        if self._rates and self._is_regularized():
+            h, _ = self._regularized_step(input, (hx,), _cell_parameters(self))
+        else:
+            h = _gru_cell(input, hx, *_cell_parameters(self))
         return h.squeeze(0) if dimensions == 1 else h
 
 

@@ -19,6 +19,22 @@ whose reset gate acts after the product with U_n):
 The weights hold the gates one below the other in PyTorch's order (torch.nn.LSTM, torch.nn.GRU): w_ih is W_i, W_f, W_g,
 W_o or W_r, W_z, W_n; w_hh the U, b_ih the b and b_hh the d likewise.
 
+Two ways to regularise them make a layer with noise, in steps of their own for each element. Zoneout (Krueger et al.,
+"Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations", 2016, arXiv:1606.01305) lets states keep
+their values:
+
+    h'' = k h + (1 - k) h'                    k ~ Bernoulli(zoneout) in training, k = zoneout in evaluation
+    c'' = k_c c + (1 - k_c) c'                LSTM: likewise, its own mask and rate; h' = o tanh(c') as above
+
+and h'' is both the output and the next step's h. Recurrent dropout without memory loss (Semeniuta et al., "Recurrent
+Dropout without Memory Loss", 2016, arXiv:1603.05118) multiplies the candidate:
+
+    c' = f c + i (s g)                        LSTM
+    h' = (1 - z) (s n) + z h                  GRU; s ~ Bernoulli(1 - p) / (1 - p) in training, s = 1 in evaluation
+
+`fastvision.nn` has them as options of its modules. torch.ops.fastvision.regularized_rnn is all layers, drawing k and s,
+layer by layer, from torch's generator; torch.ops.fastvision.rnn_layer is one layer that takes them as an argument.
+
 Signatures are those of torch.lstm, torch.gru, torch.lstm_cell and torch.gru_cell. float32, bfloat16 and float16 have
 kernels (which compute in float32); other dtypes, projections and what else no kernel does run the reference.
 """

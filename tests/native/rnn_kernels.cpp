@@ -47,7 +47,8 @@ void* data(const Tensor& tensor) {
 struct Problem {
   RnnLayer p;
   std::vector<int64_t> batch_sizes, offsets;
-  Tensor input, hidden, cell, weights[2][4];
+  Tensor input, hidden, cell, weights[2][4], noise;
+  RnnMasks masks;
 
   explicit Problem(Random& random) {
     p.mode = random.coin() ? RnnMode::lstm : RnnMode::gru;
@@ -81,6 +82,23 @@ struct Problem {
       weights[d][1] = random.tensor(p.dtype, gates * p.hidden_size, 0.3);
       for (int i = 2; biases && i < 4; ++i) weights[d][i] = random.tensor(p.dtype, gates, 0.5);
     }
+    if (random.coin()) add_masks(random);
+  }
+
+  // Of each row, or the same for all.
+  void add_masks(Random& random) {
+    const int64_t row = mask_blocks(p.mode) * p.hidden_size, rows = random.coin() ? p.rows : 1;
+    noise = random.tensor(DType::f32, p.directions * rows * row, 0.7);
+    for (int64_t i = 0; i < noise->elements(); ++i) noise->set(i, std::clamp(noise->at(i), 0.0, 1.0));
+    masks.data = static_cast<const float*>(noise->data());
+    masks.direction_stride = rows * row;
+    masks.row_stride = rows > 1 ? row : 0;
+    masks.block_stride = p.hidden_size;
+  }
+  // Without masks nothing is kept and candidates are whole.
+  double mask_at(int64_t d, int64_t t, int64_t b, int64_t block, int64_t unit) const {
+    if (!noise) return block == mask_blocks(p.mode) - 1;
+    return masks.row(d, offsets[t] + b)[block * masks.block_stride + unit];
   }
 
   void set_weights(RnnWeights (&target)[2]) const {
@@ -107,7 +125,7 @@ Results forward(const Problem& problem, int threads, bool training) {
   results[1] = std::make_unique<HostTensor>(p.dtype, states);
   if (problem.cell) results[2] = std::make_unique<HostTensor>(p.dtype, states);
   if (training) {
-    const int64_t blocks = reserve_blocks(p.mode);
+    const int64_t blocks = reserve_blocks(p.mode, problem.masks.data);
     results[3] = std::make_unique<HostTensor>(DType::f32, p.directions * p.rows * blocks * p.hidden_size);
   }
   RnnForward arrays{};
@@ -119,6 +137,7 @@ Results forward(const Problem& problem, int threads, bool training) {
   arrays.final_hidden = data(results[1]);
   arrays.final_cell = data(results[2]);
   arrays.reserve = static_cast<float*>(data(results[3]));
+  arrays.masks = problem.masks;
   HostContext context(threads);
   stop_at(fastvision_kernel_library()->rnn->forward(p, arrays, context));
   return results;
@@ -143,6 +162,7 @@ Results backward(const Problem& problem, const Results& results, const Results& 
   problem.set_weights(arrays.weights);
   arrays.output = data(results[0]);
   arrays.reserve = static_cast<const float*>(data(results[3]));
+  arrays.masks = problem.masks;
   arrays.grad_input = make(0, problem.input, p.rows * p.input_size);
   arrays.grad_hidden = make(1, problem.hidden, problem.hidden->elements());
   arrays.grad_cell = make(2, problem.cell, problem.hidden->elements());
@@ -178,15 +198,18 @@ void plain_step(const Problem& problem, int64_t d, int64_t t, int64_t b, std::ve
     }
     for (int64_t i = 0; i < size; ++i) u[gate] += w[1]->at(gate * size + i) * h[i];
   }
+  const auto mask = [&](int64_t block, int64_t unit) { return problem.mask_at(d, t, b, block, unit); };
+  const auto zoneout = [](double k, double old, double fresh) { return k * old + (1 - k) * fresh; };
   for (int64_t j = 0; j < size; ++j) {
     const double first = sigmoid(x[j] + u[j]), second = sigmoid(x[size + j] + u[size + j]);
     if (p.mode == RnnMode::lstm) {
       const double g = std::tanh(x[2 * size + j] + u[2 * size + j]), o = sigmoid(x[3 * size + j] + u[3 * size + j]);
-      c[j] = second * c[j] + first * g;
-      h[j] = o * std::tanh(c[j]);
+      const double next = second * c[j] + first * g * mask(2, j);
+      c[j] = zoneout(mask(1, j), c[j], next);
+      h[j] = zoneout(mask(0, j), h[j], o * std::tanh(next));
     } else {
-      const double n = std::tanh(x[2 * size + j] + first * u[2 * size + j]);
-      h[j] = (1 - second) * n + second * h[j];
+      const double n = std::tanh(x[2 * size + j] + first * u[2 * size + j]) * mask(1, j);
+      h[j] = zoneout(mask(0, j), h[j], (1 - second) * n + second * h[j]);
     }
   }
 }
@@ -252,10 +275,11 @@ bool check(Random& random) {
                 backward(problem, training, incoming, wanted, 3))) {
     return true;
   }
-  std::printf("%s, dtype %d, %lld steps of %lld%s, %lld > %lld, %lld directions\n",
-              p.mode == RnnMode::lstm ? "LSTM" : "GRU", static_cast<int>(p.dtype), static_cast<long long>(p.steps),
-              static_cast<long long>(p.batch), p.batch_sizes ? " packed" : "", static_cast<long long>(p.input_size),
-              static_cast<long long>(p.hidden_size), static_cast<long long>(p.directions));
+  std::printf("%s%s, dtype %d, %lld steps of %lld%s, %lld > %lld, %lld directions\n",
+              p.mode == RnnMode::lstm ? "LSTM" : "GRU", problem.noise ? " with masks" : "", static_cast<int>(p.dtype),
+              static_cast<long long>(p.steps), static_cast<long long>(p.batch), p.batch_sizes ? " packed" : "",
+              static_cast<long long>(p.input_size), static_cast<long long>(p.hidden_size),
+              static_cast<long long>(p.directions));
   return false;
 }
 

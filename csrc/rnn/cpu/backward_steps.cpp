@@ -108,11 +108,7 @@ class Steps {
     }
     const int64_t t = step_at(d, i), last = std::min(sequences.end, p_.batch_at(t));
     for (int64_t b = sequences.begin; b < last; ++b) {
-      if (p_.mode == RnnMode::lstm) {
-        lstm(d, t, b, columns, memory.rows.data());
-      } else {
-        gru(d, t, b, columns, memory.rows.data());
-      }
+      a_.masks.data ? gate_gradients<true>(d, t, b, columns, memory) : gate_gradients<false>(d, t, b, columns, memory);
     }
   }
 
@@ -121,7 +117,7 @@ class Steps {
   float* cell(int64_t d, int64_t b) const { return cell_ + (d * p_.batch + b) * width(); }
   float* gates(int64_t d, int64_t row) const { return rows_.gates + (d * p_.rows + row) * rows_.stride; }
   const float* reserve(int64_t d, int64_t row) const {
-    return a_.reserve + (d * p_.rows + row) * reserve_blocks(p_.mode) * h_;
+    return a_.reserve + (d * p_.rows + row) * reserve_blocks(p_.mode, a_.masks.data) * h_;
   }
   int64_t state(int64_t d, int64_t b) const { return (d * p_.batch + b) * h_; }
 
@@ -210,33 +206,56 @@ class Steps {
     }
   }
 
+  template <bool Masked>
+  void gate_gradients(int64_t d, int64_t t, int64_t b, const Range& columns, Memory& memory) const {
+    if (p_.mode == RnnMode::lstm) {
+      lstm<Masked>(d, t, b, columns, memory.rows.data());
+    } else {
+      gru<Masked>(d, t, b, columns, memory.rows.data());
+    }
+  }
+
+  template <bool Masked>
   void lstm(int64_t d, int64_t t, int64_t b, const Range& columns, float* converted) const {
     const int64_t row = rows_.offsets[t] + b, h = h_, n = columns.end - columns.begin;
     const int64_t previous = previous_row(p_, rows_.offsets, d, t, b);
     const float* dh_out = grad_output(d, row, columns, converted);
     const float* c_previous =
         previous < 0 ? as_floats(static_cast<const T*>(a_.cell) + state(d, b) + columns.begin, n, converted + n)
-                     : reserve(d, previous) + 4 * h + columns.begin;
+                     : reserve(d, previous) + (Masked ? 5 : 4) * h + columns.begin;
     const float* kept = reserve(d, row) + columns.begin;
     float* gate = gates(d, row) + columns.begin;
     float* dh_carried = hidden(d, b) + columns.begin;
     float* dc_carried = cell(d, b) + columns.begin;
+    const float* mask = Masked ? a_.masks.row(d, row) + columns.begin : nullptr;
+    const int64_t mask_stride = a_.masks.block_stride;
     for_vectors(columns, [=](const auto& load, const auto& store) FASTVISION_INLINE {
       const Vec one(1.f);
       const Vec i = load(kept), f = load(kept + h), g = load(kept + 2 * h), o = load(kept + 3 * h);
       const Vec tanh_c = tanh(load(kept + 4 * h));
       Vec dh = load(dh_carried);
       if (dh_out) dh = dh + load(dh_out);
-      const Vec dc = at::vec::fmadd(dh * o, one - tanh_c * tanh_c, load(dc_carried));
-      store(dc * g * i * (one - i), gate);
+      Vec dc = load(dc_carried), dh_kept(0.f), dc_kept(0.f), scale = one;
+      if constexpr (Masked) {
+        const Vec keep_h = load(mask), keep_c = load(mask + mask_stride);
+        scale = load(mask + 2 * mask_stride);
+        dh_kept = dh * keep_h;
+        dc_kept = dc * keep_c;
+        dh = dh * (one - keep_h);
+        dc = dc * (one - keep_c);
+      }
+      dc = at::vec::fmadd(dh * o, one - tanh_c * tanh_c, dc);
+      const Vec dg = Masked ? dc * scale : dc;
+      store(dg * g * i * (one - i), gate);
       store(dc * load(c_previous) * f * (one - f), gate + h);
-      store(dc * i * (one - g * g), gate + 2 * h);
+      store(dg * i * (one - g * g), gate + 2 * h);
       store(dh * tanh_c * o * (one - o), gate + 3 * h);
-      store(dc * f, dc_carried);
-      store(Vec(0.f), dh_carried);
+      store(Masked ? at::vec::fmadd(dc, f, dc_kept) : dc * f, dc_carried);
+      store(dh_kept, dh_carried);
     });
   }
 
+  template <bool Masked>
   void gru(int64_t d, int64_t t, int64_t b, const Range& columns, float* converted) const {
     const int64_t row = rows_.offsets[t] + b, h = h_, n = columns.end - columns.begin;
     const float* dh_out = grad_output(d, row, columns, converted);
@@ -245,17 +264,28 @@ class Steps {
     const float* kept = reserve(d, row) + columns.begin;
     float* gate = gates(d, row) + columns.begin;
     float* dh_carried = hidden(d, b) + columns.begin;
+    const float* mask = Masked ? a_.masks.row(d, row) + columns.begin : nullptr;
+    const int64_t mask_stride = a_.masks.block_stride;
     for_vectors(columns, [=](const auto& load, const auto& store) FASTVISION_INLINE {
       const Vec one(1.f);
       const Vec r = load(kept), z = load(kept + h), n = load(kept + 2 * h);
       Vec dh = load(dh_carried);
       if (dh_out) dh = dh + load(dh_out);
-      const Vec dn = dh * (one - z) * (one - n * n);
+      Vec dh_kept(0.f), candidate = n, scale = one;
+      if constexpr (Masked) {
+        const Vec keep = load(mask);
+        scale = load(mask + mask_stride);
+        candidate = n * scale;
+        dh_kept = dh * keep;
+        dh = dh * (one - keep);
+      }
+      const Vec dh_new = dh * (one - z);
+      const Vec dn = (Masked ? dh_new * scale : dh_new) * (one - n * n);
       store(dn, gate);
       store(dn * load(kept + 3 * h) * r * (one - r), gate + h);
-      store(dh * (load(h_previous) - n) * z * (one - z), gate + 2 * h);
+      store(dh * (load(h_previous) - candidate) * z * (one - z), gate + 2 * h);
       store(dn * r, gate + 3 * h);
-      store(dh * z, dh_carried);
+      store(Masked ? at::vec::fmadd(dh, z, dh_kept) : dh * z, dh_carried);
     });
   }
 

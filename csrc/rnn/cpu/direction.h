@@ -16,8 +16,8 @@ class Direction {
   static constexpr int kGates = Mode == RnnMode::lstm ? 4 : 3;
   static constexpr int64_t kBlock = kGates * kLanes;  // floats
 
-  Direction(const RnnLayer& p, const RnnWeights& weights, Context& context)
-      : p_(p), weights_(weights), hidden_(p.hidden_size), blocks_(ceil_div(hidden_, kLanes)) {
+  Direction(const RnnLayer& p, const RnnWeights& weights, const RnnMasks& masks, Context& context)
+      : p_(p), weights_(weights), masks_(masks), hidden_(p.hidden_size), blocks_(ceil_div(hidden_, kLanes)) {
     bias_ = static_cast<float*>(context.allocate(sizeof(float) * blocks_ * (kBlock + kLanes)));
     for (int64_t block = 0; block < blocks_; ++block) prepare_bias(block);
   }
@@ -78,6 +78,7 @@ class Direction {
     const float* hidden;
     float *next_hidden, *cell, *reserve;
     int64_t reserve_stride;
+    const float* masks;
   };
 
   void step(int64_t block, const float* packed, const Step& s, int64_t count) const {
@@ -171,11 +172,18 @@ class Direction {
                      s.reserve ? s.reserve + row * s.reserve_stride : nullptr,
                      block * kLanes,
                      units(block),
-                     hidden_};
+                     hidden_,
+                     s.masks ? s.masks + row * masks_.row_stride : nullptr,
+                     masks_.block_stride};
+    s.masks ? update<true>(sum, n_input, r) : update<false>(sum, n_input, r);
+  }
+
+  template <bool Masked>
+  FASTVISION_INLINE void update(const Vec (&sum)[kGates], const Vec& n_input, const RowState& r) const {
     if constexpr (Mode == RnnMode::lstm) {
-      lstm_update(sum, r);
+      lstm_update<Masked>(sum, r);
     } else {
-      gru_update(sum, n_input, r);
+      gru_update<Masked>(sum, n_input, r);
     }
   }
 
@@ -199,6 +207,7 @@ class Direction {
 
   const RnnLayer& p_;
   const RnnWeights& weights_;
+  const RnnMasks& masks_;
   const int64_t hidden_, blocks_;
   float* bias_;
   float* packed_ = nullptr;

@@ -31,7 +31,7 @@ class Forward {
 
   void run() {
     for (int64_t d = 0; d < p_.directions; ++d) {
-      Dir direction(p_, a_.weights[d], context_);
+      Dir direction(p_, a_.weights[d], a_.masks, context_);
       if (p_.steps == 1 && p_.batch > kMaxRowsInPlace) {
         run_step(direction, d);
       } else {
@@ -53,7 +53,7 @@ class Forward {
     float *hidden = states, *next = states + n * width, *cell = states + 2 * n * width;
     load_states(d, 0, n, width, hidden, cell);
     const Rows input = input_rows(0, 1, 0, n, allocate(std::is_same_v<T, float> ? 0 : n * p_.input_size));
-    typename Dir::Step step{nullptr, hidden, next, cell, reserve(d, 0), reserve_stride()};
+    typename Dir::Step step = step_at_row(d, 0, nullptr, hidden, next, cell);
     if (std::is_same_v<T, float> && n <= kMaxRowsInLanes) {
       run_step_in_lanes(direction, input, step);
     } else {
@@ -131,8 +131,7 @@ class Forward {
         }
         const int64_t t = step_at(d, i), row = offsets_[t];
         float *hidden = i % 2 ? odd : even, *next = i % 2 ? even : odd;
-        const typename Dir::Step step{
-            sums + i % steps * n * sums_per_row, hidden, next, cell, reserve(d, row), reserve_stride()};
+        const auto step = step_at_row(d, row, sums + i % steps * n * sums_per_row, hidden, next, cell);
         for (int64_t block = first; block < last; ++block) {
           for (int64_t b = 0; b < n; ++b) direction.step_in_place(block, step, b);
         }
@@ -167,8 +166,7 @@ class Forward {
           entered = count;
         }
         const int64_t row = offsets_[t] + first;
-        const typename Dir::Step step{
-            sums.data() + (i - begin) * n * sums_per_row, hidden, next, cell, reserve(d, row), reserve_stride()};
+        const auto step = step_at_row(d, row, sums.data() + (i - begin) * n * sums_per_row, hidden, next, cell);
         for (int64_t block = 0; block < direction.blocks(); ++block) {
           direction.step(block, direction.packed_hidden(block), step, count);
         }
@@ -259,9 +257,11 @@ class Forward {
     }
   }
 
-  int64_t reserve_stride() const { return reserve_blocks(Mode) * p_.hidden_size; }
-  float* reserve(int64_t d, int64_t row) const {
-    return a_.reserve ? a_.reserve + (d * p_.rows + row) * reserve_stride() : nullptr;
+  typename Dir::Step step_at_row(int64_t d, int64_t row, const float* sums, const float* hidden, float* next,
+                                 float* cell) const {
+    const int64_t stride = reserve_blocks(Mode, a_.masks.data) * p_.hidden_size;
+    float* const reserve = a_.reserve ? a_.reserve + (d * p_.rows + row) * stride : nullptr;
+    return {sums, hidden, next, cell, reserve, stride, a_.masks.row(d, row)};
   }
 
   float* allocate(int64_t floats) { return static_cast<float*>(context_.allocate(sizeof(float) * floats)); }

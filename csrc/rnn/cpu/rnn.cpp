@@ -15,7 +15,7 @@ bool supports(const RnnLayer& p, bool training) {
 }  // namespace
 
 const RnnKernels* rnn_cpu_kernels() {
-  static const RnnKernels kernels{&supports, &rnn_forward, &rnn_backward};
+  static const RnnKernels kernels{&supports, &rnn_forward, &rnn_backward, /*takes_masks=*/true};
   return &kernels;
 }
 
