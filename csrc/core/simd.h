@@ -147,6 +147,19 @@ inline FASTVISION_INLINE IntVec lookup(const int32_t* table, const uint8_t* byte
 #endif
 }
 
+// kLanes integers as fp32.
+inline FASTVISION_INLINE Vec load_int8_as_float(const int8_t* source) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
+#elif defined(CPU_CAPABILITY_AVX2)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(source))));
+#else
+  float lanes[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) lanes[i] = source[i];
+  return Vec::loadu(lanes);
+#endif
+}
+
 // Calls f.template operator()<T>() with the element type T behind `dtype`.
 template <class F>
 decltype(auto) visit_dtype(DType dtype, F&& f) {

@@ -6,6 +6,8 @@
 #include <optional>
 #include <tuple>
 
+#include "rnn/rnn.h"
+
 namespace fastvision {
 
 struct LayerTensors {
@@ -14,6 +16,7 @@ struct LayerTensors {
   at::Tensor cx;           // the same; undefined for GRU
   at::TensorList params;   // per direction: w_ih, w_hh and, where there are biases, b_ih, b_hh
   at::Tensor batch_sizes;  // (steps), int64 on the CPU; undefined where all sequences are equally long
+  at::TensorList scales;   // of the rows of int8 weights, per direction: of w_ih, w_hh
 
   LayerTensors(at::Tensor input, at::Tensor hx, const std::optional<at::Tensor>& cx, at::TensorList params,
                const std::optional<at::Tensor>& batch_sizes)
@@ -29,6 +32,11 @@ struct LayerTensors {
   int64_t directions() const { return hx.sym_size(0).expect_int(); }
   size_t params_per_direction() const { return params.size() / directions(); }
   bool has_biases() const { return params_per_direction() == 4; }
+  RnnStorage storage() const {
+    const at::ScalarType type = params[0].scalar_type();
+    if (type == at::kChar) return RnnStorage::int8;
+    return type == at::kBFloat16 && type != input.scalar_type() ? RnnStorage::bf16 : RnnStorage::same;
+  }
 };
 
 using LayerResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // output, hy, cy
@@ -44,6 +52,9 @@ LayerResult call_layer(const LayerTensors& layer);
 // Of the input's dtype and on its device.
 bool is_like(const at::Tensor& tensor, const at::Tensor& input);
 
+// Whether these may be the batch_sizes of an input, their values aside.
+bool is_batch_sizes(const at::Tensor& batch_sizes, const at::Tensor& input);
+
 // Do the tensors fit each other, as the kernels want them: one dtype and device, no projection? It asks for nothing
 // that symbolic sizes could not answer.
 bool is_plain_layer(const LayerTensors& layer);
@@ -57,5 +68,8 @@ void check_batch_sizes(const LayerTensors& layer);
 
 // Whether the operator runs a kernel for the layer, or else the reference.
 bool layer_has_kernel(const LayerTensors& layer, bool training);
+
+// The results by the kernel that there is, for tensors that fit each other.
+LayerResult run_layer_kernel(const LayerTensors& layer);
 
 }  // namespace fastvision

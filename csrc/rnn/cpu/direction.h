@@ -40,10 +40,10 @@ class Direction {
     return packed_ + blocks_ * p_.input_size * kBlock + block * hidden_ * kBlock;
   }
   void pack_input(int64_t block, float* target) const {
-    pack_block<kGates>(static_cast<const T*>(weights_.input), hidden_, p_.input_size, block * kLanes, target);
+    pack(weights_.input, weights_.input_scale, p_.input_size, block, target);
   }
   void pack_hidden(int64_t block, float* target) const {
-    pack_block<kGates>(static_cast<const T*>(weights_.hidden), hidden_, hidden_, block * kLanes, target);
+    pack(weights_.hidden, weights_.hidden_scale, hidden_, block, target);
   }
 
   // The sums of `count` rows of input in a packed block, biases included.
@@ -63,11 +63,11 @@ class Direction {
 
   // The same for one row from the weights as they are.
   void project_in_place(int64_t block, const float* input, float* sums) const {
-    const auto* weights = static_cast<const T*>(weights_.input);
-    unroll<kGates>([&](auto gate) FASTVISION_INLINE {
-      const Vec sum =
-          dot_products(weights + (gate * hidden_ + block * kLanes) * p_.input_size, p_.input_size, units(block), input);
-      (sum + Vec::loadu(bias_ + block * kBlock + gate * kLanes)).store(sums + block * kBlock + gate * kLanes);
+    visit_storage([&]<class W>() FASTVISION_INLINE {
+      unroll<kGates>([&](auto gate) FASTVISION_INLINE {
+        const Vec sum = products<W>(weights_.input, weights_.input_scale, p_.input_size, gate, block, input);
+        (sum + Vec::loadu(bias_ + block * kBlock + gate * kLanes)).store(sums + block * kBlock + gate * kLanes);
+      });
     });
   }
 
@@ -91,17 +91,46 @@ class Direction {
   }
 
   void step_in_place(int64_t block, const Step& s, int64_t row) const {
-    const auto* weights = static_cast<const T*>(weights_.hidden);
+    const float* hidden = s.hidden + row * padded_size();
     Vec sum[kGates];
-    unroll<kGates>([&](auto gate) FASTVISION_INLINE {
-      sum[gate] = Vec::loadu(initial_sum(s, row, block, gate)) +
-                  dot_products(weights + (gate * hidden_ + block * kLanes) * hidden_, hidden_, units(block),
-                               s.hidden + row * padded_size());
+    visit_storage([&]<class W>() FASTVISION_INLINE {
+      unroll<kGates>([&](auto gate) FASTVISION_INLINE {
+        sum[gate] = Vec::loadu(initial_sum(s, row, block, gate)) +
+                    products<W>(weights_.hidden, weights_.hidden_scale, hidden_, gate, block, hidden);
+      });
     });
     update(sum, s, row, block);
   }
 
  private:
+  // Calls f.template operator()<W>() with the type that the weights are stored as.
+  template <class F>
+  FASTVISION_INLINE void visit_storage(const F& f) const {
+    switch (p_.storage) {
+      case RnnStorage::bf16:
+        return f.template operator()<c10::BFloat16>();
+      case RnnStorage::int8:
+        return f.template operator()<int8_t>();
+      default:
+        return f.template operator()<T>();
+    }
+  }
+
+  void pack(const void* weights, const float* scale, int64_t depth, int64_t block, float* target) const {
+    visit_storage([&]<class W>() {
+      pack_block<kGates>(static_cast<const W*>(weights), scale, hidden_, depth, block * kLanes, target);
+    });
+  }
+
+  // The products of a block's rows of one gate with x. A row's scale is a factor of its sum.
+  template <class W>
+  FASTVISION_INLINE Vec products(const void* weights, const float* scale, int64_t depth, int64_t gate, int64_t block,
+                                 const float* x) const {
+    const int64_t row = gate * hidden_ + block * kLanes;
+    const Vec sums = dot_products(static_cast<const W*>(weights) + row * depth, depth, units(block), x);
+    return std::is_same_v<W, int8_t> ? sums * load_as_float(scale + row, units(block)) : sums;
+  }
+
   int64_t units(int64_t block) const { return std::min(kLanes, hidden_ - block * kLanes); }
 
   // What the input and the biases give; a GRU's n gate keeps the input's share apart.

@@ -1,0 +1,171 @@
+// The operator rnn_layer_quantized: rnn_layer in inference, from weights that are stored in fewer bits than the input's
+// dtype has, and decoded as they are read. A few rows wait for nothing but the weights: half the bytes are half the
+// time.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/util/irange.h>
+#include <torch/library.h>
+
+#include "core/autograd.h"
+#include "core/operator_handle.h"
+#include "rnn/reference.h"
+
+namespace fastvision {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+template <class... Message>
+void check(bool condition, const char* name, const Message&... message) {
+  TORCH_CHECK(condition, "fastvision::rnn_layer_quantized: ", name, ": expected ", message...);
+}
+
+void check_like(const char* name, const Tensor& tensor, c10::SymIntArrayRef shape, at::ScalarType dtype,
+                c10::Device device) {
+  TORCH_CHECK(tensor.defined() && tensor.layout() == at::kStrided, "fastvision::rnn_layer_quantized: ", name,
+              ": expected a dense tensor");
+  check(tensor.sym_sizes().equals(shape) && tensor.scalar_type() == dtype && tensor.device() == device, name, "shape ",
+        shape, " and dtype ", dtype, " on ", device, ", got ", tensor.sym_sizes(), " ", tensor.scalar_type(), " on ",
+        tensor.device());
+}
+
+// The arguments, checked. What it makes of them shares its memory.
+class QuantizedLayer {
+ public:
+  QuantizedLayer(const Tensor& input, const Tensor& hx, const OptionalTensor& cx, at::TensorList weights,
+                 at::TensorList scales, at::TensorList biases, const OptionalTensor& batch_sizes)
+      : layer_(input, hx, cx, {}, batch_sizes), scales_(scales) {
+    check_states();
+    check_params(weights, biases);
+    const int64_t directions = layer_.directions();
+    for (const auto d : c10::irange(directions)) {
+      for (const at::TensorList list : {weights, biases}) {
+        if (!list.empty()) params_.insert(params_.end(), {list[2 * d], list[2 * d + 1]});
+      }
+    }
+  }
+
+  // As the kernels take it.
+  LayerTensors quantized() const {
+    LayerTensors layer = layer_;
+    layer.params = params_;
+    layer.scales = scales_;
+    return layer;
+  }
+
+  LayerResult reference() const {
+    std::vector<Tensor> params(params_.begin(), params_.end());
+    const size_t step = params.size() / layer_.directions();
+    for (size_t i = 0; i < params.size(); ++i) {
+      if (i % step >= 2) continue;
+      if (!scales_.empty()) params[i] = params[i].mul(scales_[i / step * 2 + i % step].unsqueeze(1));
+      params[i] = params[i].to(layer_.input.scalar_type());
+    }
+    LayerTensors layer = layer_;
+    layer.params = params;
+    return rnn_layer_reference(layer);
+  }
+
+ private:
+  void check_states() const {
+    const Tensor &input = layer_.input, &hx = layer_.hx, &cx = layer_.cx;
+    const int64_t dimensions = layer_.is_packed() ? 2 : 3;
+    check(input.is_floating_point() && input.layout() == at::kStrided && input.dim() == dimensions, "input",
+          "a dense floating point tensor of ", dimensions, " dimensions, got ", input.sym_sizes(), " ",
+          input.scalar_type());
+    check(is_like(hx, input) && hx.dim() == 3 && (hx.sym_size(0) == 1 || hx.sym_size(0) == 2), "hx",
+          "shape (1 or 2 directions, batch, hidden_size) and dtype ", input.scalar_type(), " on ", input.device(),
+          ", got ", hx.sym_sizes(), " ", hx.scalar_type(), " on ", hx.device());
+    if (layer_.is_lstm()) check_like("cx", cx, hx.sym_sizes(), input.scalar_type(), input.device());
+    if (layer_.is_packed()) {
+      check(is_batch_sizes(layer_.batch_sizes, input), "batch_sizes", "int64 of 1 dimension on the CPU, got ",
+            layer_.batch_sizes.scalar_type(), " of ", layer_.batch_sizes.dim(), " dimensions");
+    } else {
+      check(input.sym_size(1) == hx.sym_size(1), "input", "hx's batch, ", hx.sym_size(1), ", got ", input.sym_sizes());
+    }
+  }
+
+  void check_params(at::TensorList weights, at::TensorList biases) const {
+    const Tensor& input = layer_.input;
+    const c10::Device device = input.device();
+    const size_t count = 2 * layer_.directions();
+    check(weights.size() == count, "weights", count, " tensors, w_ih and w_hh of each direction, got ", weights.size());
+    const at::ScalarType dtype = weights[0].scalar_type();
+    check(dtype == at::kChar || dtype == at::kBFloat16, "weights", "dtype int8 or bfloat16, got ", dtype);
+    const size_t scale_count = dtype == at::kChar ? count : 0;
+    check(scales_.size() == scale_count, "scales", scale_count, " tensors for weights of ", dtype, ", got ",
+          scales_.size());
+    check(biases.empty() || biases.size() == count, "biases", "none or ", count,
+          " tensors, b_ih and b_hh of each direction, got ", biases.size());
+    const c10::SymInt hidden = layer_.hx.sym_size(2), width = hidden * layer_.gates();
+    for (const auto i : c10::irange(count)) {
+      check_like("weights", weights[i], {width, i % 2 ? hidden : input.sym_size(-1)}, dtype, device);
+      if (scale_count) check_like("scales", scales_[i], {width}, at::kFloat, device);
+      if (!biases.empty()) check_like("biases", biases[i], {width}, input.scalar_type(), device);
+    }
+  }
+
+  LayerTensors layer_;
+  at::TensorList scales_;
+  c10::SmallVector<Tensor, 8> params_;
+};
+
+LayerResult rnn_layer_quantized(const Tensor& input, const Tensor& hx, const OptionalTensor& cx, at::TensorList weights,
+                                at::TensorList scales, at::TensorList biases, const OptionalTensor& batch_sizes) {
+  const QuantizedLayer layer(input, hx, cx, weights, scales, biases, batch_sizes);
+  const LayerTensors tensors = layer.quantized();
+  check_batch_sizes(tensors);
+  return layer_has_kernel(tensors, /*training=*/false) ? run_layer_kernel(tensors) : layer.reference();
+}
+
+LayerResult rnn_layer_quantized_meta(const Tensor& input, const Tensor& hx, const OptionalTensor& cx,
+                                     at::TensorList weights, at::TensorList scales, at::TensorList biases,
+                                     const OptionalTensor& batch_sizes) {
+  const QuantizedLayer layer(input, hx, cx, weights, scales, biases, batch_sizes);
+  c10::SymDimVector sizes(input.sym_sizes().begin(), input.sym_sizes().end());
+  sizes.back() = hx.sym_size(0) * hx.sym_size(2);
+  const auto dense_like = [](const Tensor& tensor) { return at::empty_like(tensor, at::MemoryFormat::Contiguous); };
+  return {at::empty_symint(sizes, input.options()), dense_like(hx),
+          cx ? dense_like(*cx) : at::empty({0}, hx.options())};
+}
+
+LayerResult rnn_layer_quantized_autograd(const Tensor& input, const Tensor& hx, const OptionalTensor& cx,
+                                         at::TensorList weights, at::TensorList scales, at::TensorList biases,
+                                         const OptionalTensor& batch_sizes) {
+  const auto check_constant = [](const char* name, at::TensorList tensors) {
+    for (const Tensor& tensor : tensors) {
+      check(!(at::GradMode::is_enabled() && requires_grad(tensor)) && !has_forward_gradient(tensor), name,
+            "no gradient to be asked of it, or torch.no_grad(): the operator is for inference");
+    }
+  };
+  check_constant("input", input);
+  check_constant("hx", hx);
+  if (cx) check_constant("cx", *cx);
+  check_constant("weights", weights);
+  check_constant("scales", scales);
+  check_constant("biases", biases);
+  static const auto op = find_operator<decltype(rnn_layer_quantized)>("fastvision::rnn_layer_quantized");
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return op.call(input, hx, cx, weights, scales, biases, batch_sizes);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
+  m.impl("rnn_layer_quantized", &rnn_layer_quantized);
+}
+
+TORCH_LIBRARY_IMPL(fastvision, CUDA, m) {
+  m.impl("rnn_layer_quantized", &rnn_layer_quantized);
+}
+
+TORCH_LIBRARY_IMPL(fastvision, Meta, m) {
+  m.impl("rnn_layer_quantized", &rnn_layer_quantized_meta);
+}
+
+TORCH_LIBRARY_IMPL(fastvision, Autograd, m) {
+  m.impl("rnn_layer_quantized", &rnn_layer_quantized_autograd);
+}
+
+}  // namespace fastvision
