@@ -30,12 +30,19 @@ void check_like(const char* name, const Tensor& tensor, c10::SymIntArrayRef shap
         tensor.device());
 }
 
-// The arguments, checked. What it makes of them shares its memory.
+Tensor with_leading_one(const Tensor& tensor, bool wanted) {
+  return wanted ? tensor.unsqueeze(0) : tensor;
+}
+
+// The arguments, checked; a cell as a layer of one step. What it makes of them shares its memory.
 class QuantizedLayer {
  public:
   QuantizedLayer(const Tensor& input, const Tensor& hx, const OptionalTensor& cx, at::TensorList weights,
                  at::TensorList scales, at::TensorList biases, const OptionalTensor& batch_sizes)
-      : layer_(input, hx, cx, {}, batch_sizes), scales_(scales) {
+      : is_cell_(input.dim() == 2 && hx.dim() == 2 && !batch_sizes),
+        layer_(with_leading_one(input, is_cell_), with_leading_one(hx, is_cell_),
+               cx ? OptionalTensor(with_leading_one(*cx, is_cell_)) : std::nullopt, {}, batch_sizes),
+        scales_(scales) {
     check_states();
     check_params(weights, biases);
     const int64_t directions = layer_.directions();
@@ -47,11 +54,18 @@ class QuantizedLayer {
   }
 
   // As the kernels take it.
-  LayerTensors quantized() const {
+  LayerTensors tensors() const {
     LayerTensors layer = layer_;
     layer.params = params_;
     layer.scales = scales_;
     return layer;
+  }
+
+  // The results of `tensors` in the shapes of the arguments.
+  LayerResult shaped(const LayerResult& results) const {
+    if (!is_cell_) return results;
+    const auto& [output, hy, cy] = results;
+    return {output.squeeze(0), hy.squeeze(0), layer_.is_lstm() ? cy.squeeze(0) : cy};
   }
 
   LayerResult reference() const {
@@ -106,6 +120,7 @@ class QuantizedLayer {
     }
   }
 
+  bool is_cell_;
   LayerTensors layer_;
   at::TensorList scales_;
   c10::SmallVector<Tensor, 8> params_;
@@ -114,17 +129,18 @@ class QuantizedLayer {
 LayerResult rnn_layer_quantized(const Tensor& input, const Tensor& hx, const OptionalTensor& cx, at::TensorList weights,
                                 at::TensorList scales, at::TensorList biases, const OptionalTensor& batch_sizes) {
   const QuantizedLayer layer(input, hx, cx, weights, scales, biases, batch_sizes);
-  const LayerTensors tensors = layer.quantized();
+  const LayerTensors tensors = layer.tensors();
   check_batch_sizes(tensors);
-  return layer_has_kernel(tensors, /*training=*/false) ? run_layer_kernel(tensors) : layer.reference();
+  return layer.shaped(layer_has_kernel(tensors, /*training=*/false) ? run_layer_kernel(tensors) : layer.reference());
 }
 
 LayerResult rnn_layer_quantized_meta(const Tensor& input, const Tensor& hx, const OptionalTensor& cx,
                                      at::TensorList weights, at::TensorList scales, at::TensorList biases,
                                      const OptionalTensor& batch_sizes) {
-  const QuantizedLayer layer(input, hx, cx, weights, scales, biases, batch_sizes);
+  QuantizedLayer(input, hx, cx, weights, scales, biases, batch_sizes);
   c10::SymDimVector sizes(input.sym_sizes().begin(), input.sym_sizes().end());
-  sizes.back() = hx.sym_size(0) * hx.sym_size(2);
+  const bool is_cell = hx.dim() == 2;
+  sizes.back() = is_cell ? hx.sym_size(1) : hx.sym_size(0) * hx.sym_size(2);
   const auto dense_like = [](const Tensor& tensor) { return at::empty_like(tensor, at::MemoryFormat::Contiguous); };
   return {at::empty_symint(sizes, input.options()), dense_like(hx),
           cx ? dense_like(*cx) : at::empty({0}, hx.options())};
@@ -133,6 +149,10 @@ LayerResult rnn_layer_quantized_meta(const Tensor& input, const Tensor& hx, cons
 LayerResult rnn_layer_quantized_autograd(const Tensor& input, const Tensor& hx, const OptionalTensor& cx,
                                          at::TensorList weights, at::TensorList scales, at::TensorList biases,
                                          const OptionalTensor& batch_sizes) {
+  if (inside_functional_transform()) {  // torch.func knows what the reference is made of
+    const QuantizedLayer layer(input, hx, cx, weights, scales, biases, batch_sizes);
+    return layer.shaped(layer.reference());
+  }
   const auto check_constant = [](const char* name, at::TensorList tensors) {
     for (const Tensor& tensor : tensors) {
       check(!(at::GradMode::is_enabled() && requires_grad(tensor)) && !has_forward_gradient(tensor), name,

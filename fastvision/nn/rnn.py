@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastvision.nn import dynamo
 from fastvision.nn.parameters import tensor_of
+from fastvision.nn.rnn_storage import StoredWeights
 from fastvision.ops.rnn import lstm_cell
 
 _lstm = torch.ops.fastvision.lstm.default
@@ -34,7 +35,7 @@ def _record(module: nn.Module, stock: type[nn.Module], input: Any, hx: Any) -> A
     return stock.forward(module, input, hx)
 
 
-class _Sequences:
+class _Sequences(StoredWeights):
     """The forward of LSTM and GRU, put before stock's class in the bases. Its steps and checks are stock's."""
 
     def forward(self, input, hx=None):
@@ -122,6 +123,8 @@ class LSTM(_Sequences, nn.LSTM):
         pass  # stock leaves it to the operator
 
     def _run(self, input, hx, weights, batch_first, batch_sizes):
+        if self._storage is not None and (results := self._run_stored(weights, input, hx, batch_first, batch_sizes)):
+            return results
         output, hy, cy = _lstm(input, hx, weights, *self._options(), batch_first, batch_sizes)
         return output, (hy, cy)
 
@@ -154,6 +157,8 @@ class GRU(_Sequences, nn.GRU):
             self.check_forward_args(input, hx, batch_sizes)
 
     def _run(self, input, hx, weights, batch_first, batch_sizes):
+        if self._storage is not None and (results := self._run_stored(weights, input, [hx], batch_first, batch_sizes)):
+            return results[0], results[1][0]
         return _gru(input, hx, weights, *self._options(), batch_first, batch_sizes)
 
 
@@ -167,7 +172,14 @@ def _cell_parameters(cell: nn.RNNCellBase) -> tuple[Tensor | None, ...]:
     )
 
 
-class LSTMCell(nn.LSTMCell):
+class _Cell(StoredWeights):
+    """What both cells have besides stock's."""
+
+    def _current_weights(self) -> list[Tensor]:
+        return [parameter for parameter in _cell_parameters(self) if parameter is not None]
+
+
+class LSTMCell(_Cell, nn.LSTMCell):
     """One step of long short-term memory: `torch.nn.LSTMCell`, computed by `fastvision.ops.lstm_cell`.
 
     Arguments, parameters, initialisation, state_dict, shapes, dtypes and errors are those of `torch.nn.LSTMCell`; the
@@ -190,11 +202,14 @@ class LSTMCell(nn.LSTMCell):
         if hx is None:
             zeros = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
             hx = (zeros, zeros)
-        h, c = lstm_cell(input, hx, *_cell_parameters(self))
+        if self._storage is not None and (states := self._step_stored(self._current_weights(), input, hx)):
+            h, c = states
+        else:
+            h, c = lstm_cell(input, hx, *_cell_parameters(self))
         return (h.squeeze(0), c.squeeze(0)) if dimensions == 1 else (h, c)
 
 
-class GRUCell(nn.GRUCell):
+class GRUCell(_Cell, nn.GRUCell):
     """One step of a gated recurrent unit: `torch.nn.GRUCell`, computed by `fastvision.ops.gru_cell`.
 
     Arguments, parameters, initialisation, state_dict, shapes, dtypes and errors are those of `torch.nn.GRUCell`; the
@@ -214,7 +229,10 @@ class GRUCell(nn.GRUCell):
             hx = None if hx is None else hx.unsqueeze(0)
         if hx is None:
             hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
-        h = _gru_cell(input, hx, *_cell_parameters(self))
+        if self._storage is not None and (states := self._step_stored(self._current_weights(), input, [hx])):
+            (h,) = states
+        else:
+            h = _gru_cell(input, hx, *_cell_parameters(self))
         return h.squeeze(0) if dimensions == 1 else h
 
 

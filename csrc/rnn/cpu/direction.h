@@ -24,14 +24,14 @@ class Direction {
   int64_t blocks() const { return blocks_; }
   int64_t padded_size() const { return blocks_ * kLanes; }
 
-  // Packs both matrices, for which there must be packed_floats() floats.
-  int64_t packed_floats() const { return blocks_ * (p_.input_size + hidden_) * kBlock; }
-  void pack(float* packed, Context& context) {
+  // Packs the input's matrix, or both, for which there must be packed_floats() floats.
+  int64_t packed_floats(bool both) const { return blocks_ * (p_.input_size + (both ? hidden_ : 0)) * kBlock; }
+  void pack(float* packed, bool both, Context& context) {
     packed_ = packed;
     context.parallel_for(blocks_, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
         pack_input(block, packed_input(block));
-        pack_hidden(block, packed_hidden(block));
+        if (both) pack_hidden(block, packed_hidden(block));
       }
     });
   }

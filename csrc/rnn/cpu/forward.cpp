@@ -61,7 +61,7 @@ class Forward {
   void run_sequence(Dir& direction, int64_t d) {
     const bool in_place = p_.batch == 1 || p_.steps == 1;
     const bool is_packed = !in_place || p_.rows >= kMinRowsToPack;
-    if (is_packed) direction.pack(allocate(direction.packed_floats()), context_);
+    if (is_packed) direction.pack(allocate(direction.packed_floats(!in_place)), !in_place, context_);
     if (in_place) {
       run_rows(direction, d, 0, p_.batch, true, is_packed);
       return;
