@@ -10,6 +10,7 @@ biases and sums keep their dtype.
 
 from collections.abc import Sequence
 from operator import is_
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class _Copies:
         self.scales = [scale for _, scale in pairs if scale is not None]
 
     def are_of(self, matrices: Sequence[Tensor]) -> bool:
-        """Whether they are copies of these as these are now, unless one was written to through `.data`."""
+        """Whether they are copies of these as these are now, as far as can be seen."""
         return all(map(is_, self._sources, matrices)) and list(map(_state, matrices)) == self._states
 
     def run_layer(
@@ -97,7 +98,7 @@ class _Copies:
 
 
 def _state(matrix: Tensor) -> tuple[int, int]:
-    """What changes when the values do. (`.to(dtype)` of a module leaves the version as it is.)"""
+    """What changes when the values do, unless they change by way of `.data`, or by a fused optimizer."""
     return matrix._version, matrix.data_ptr()
 
 
@@ -117,6 +118,10 @@ class _Storage:
         if copies is None or not copies.are_of(matrices):
             self._copies = copies = _Copies(matrices, self.dtype) if all(map(self._stores, matrices)) else None
         return copies
+
+    def drop(self) -> None:
+        """The copies, since the matrices may have changed without a trace."""
+        self._copies = None
 
     def _stores(self, matrix: Tensor) -> bool:
         is_watched = type(matrix) is nn.Parameter and not matrix.is_inference()
@@ -138,7 +143,9 @@ class StoredWeights:
         weight matrices in this dtype; int8 has a float32 scale per row. Biases, inputs, states and sums keep theirs.
 
         The copies are made by the first such call, and again by the first one after a parameter was replaced or
-        changed. One change is not seen: writing to a parameter's `.data`. Assign weight_dtype once more after it.
+        changed, after train() and eval(), after a call that asked for gradients, and after a change of dtype or device.
+        What is not seen is a change by way of a parameter's `.data`, or by an optimizer with fused=True, with none of
+        these since. Assign weight_dtype once more after it.
 
         The parameters themselves are used in torch.compile, torch.export and tracers, on other devices than the CPU,
         with projections, and where parameters are not of float32, bfloat16 or float16, have no more bits than their
@@ -160,6 +167,17 @@ class StoredWeights:
         """Stock's, and weight_dtype unless it is None."""
         text = super().extra_repr()
         return text if self._storage is None else f"{text}, weight_dtype={self.weight_dtype}"
+
+    def train(self, mode: bool = True) -> Self:
+        """As stock's."""
+        if self._storage is not None:
+            self._storage.drop()  # a fused optimizer leaves no trace in what it changes
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        if self._storage is not None:
+            self._storage.drop()  # a new dtype comes by way of `.data`
+        return super()._apply(*args, **kwargs)
 
     def weight_error(self) -> float | None:
         """Root mean square of the errors of the stored weights, relative to that of the weights; None if none are."""
@@ -201,13 +219,15 @@ class StoredWeights:
         return None if copies is None else copies.run_layer(0, 2, input, states, weights[2:], None)[1:]
 
     def _copies_for(self, weights: list[Tensor], input: Tensor, states: Sequence[Tensor]) -> _Copies | None:
-        if self.training or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return None
+        if self.training:
+            return self._storage.drop()
         if len(states) != (2 if isinstance(self, (nn.LSTM, nn.LSTMCell)) else 1):
             return None  # stock's to judge
         tensors = (input, *states)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *weights)):
-            return None
+            return self._storage.drop()
         copies = self._current_copies(weights)
         if copies is None or torch.is_autocast_enabled("cpu") or all(t.dtype == copies.source_dtype for t in tensors):
             return copies
