@@ -2,7 +2,8 @@
 
 Each is a subclass of the stock module of that name: constructor, parameters, initialisation, state_dict, attributes
 and errors are inherited or the same, only `forward` calls another operator. Stock's forward keeps a module from being
-compiled as one graph where it reads sizes from packed sequences; these do not.
+compiled as one graph where it reads sizes from packed sequences; these do not. What they have besides stock's is
+`weight_dtype`, for inference from weights in fewer bits.
 """
 
 from operator import is_

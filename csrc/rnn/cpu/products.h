@@ -124,6 +124,15 @@ inline Vec dot_products(const W* weights, int64_t depth, int64_t units, const fl
   };
   int64_t k = 0;
   if (units == kLanes) {
+    if constexpr (std::is_same_v<W, c10::BFloat16>) {
+      for (; k + 2 * kLanes <= depth; k += 2 * kLanes) {
+        const auto [x_even, x_odd] = at::vec::deinterleave2(Vec::loadu(x + k), Vec::loadu(x + k + kLanes));
+        unroll<kLanes>([&](auto i) FASTVISION_INLINE {
+          const auto [even, odd] = load_even_and_odd(weights + i * depth + k);
+          sum[i] = at::vec::fmadd(odd, x_odd, at::vec::fmadd(even, x_even, sum[i]));
+        });
+      }
+    }
     for (; k + kLanes <= depth; k += kLanes) add(k, kLanes, kLanes);
     if (k < depth) add(k, depth - k, kLanes);
   } else {
