@@ -146,6 +146,16 @@ def test_inference_tensors_run_in_full_precision(name):
 
 
 @by_name
+def test_copies_from_inference_mode_serve_outside(name):
+    module, input = frozen(build(name, dtype=torch.int8)), torch.randn(3, 4)
+    with torch.inference_mode():
+        expected = flat(module(input))
+    copies = module._storage._copies
+    assert_close(flat(module(input)), [t.clone() for t in expected], rtol=0, atol=0)
+    assert module._storage._copies is copies
+
+
+@by_name
 def test_compiled_and_exported_in_full_precision(name):
     torch.compiler.reset()
     module, input = frozen(build(name, dtype=torch.int8)), torch.randn(3, 4)
@@ -170,10 +180,11 @@ def test_functional_call_uses_what_it_is_given(name):
 
 @by_name
 def test_autocast(name):
-    module, input = frozen(build(name, dtype=torch.int8)), torch.randn(3, 4)
+    module, input = frozen(build(name, 16, 32, dtype=torch.int8)), torch.randn(3, 16)
     with torch.autocast("cpu", torch.bfloat16):
         for x in (input, input.bfloat16()):
             results = flat(module(x))
+            assert uses_copies(module, x)
             with torch.autocast("cpu", enabled=False):
                 expected = [t.to(x.dtype) for t in flat(rounded(module, torch.int8)(x.float()))]
             assert [t.dtype for t in results] == [x.dtype] * len(results)
@@ -196,6 +207,16 @@ def replace_parameter(module):
     setattr(module, name, nn.Parameter(getattr(module, name) + 0.1))
 
 
+def replace_parameter_in_its_memory(module):
+    name = "weight_ih" if isinstance(module, nn.RNNCellBase) else "weight_ih_l0"
+    old = getattr(module, name)
+    new = nn.Parameter(old.data)
+    with torch.no_grad():
+        while new._version < old._version:
+            new.mul_(1.5)
+    setattr(module, name, new)
+
+
 def replace_data(module):
     for parameter in module.parameters():
         parameter.data = parameter.data + 0.1
@@ -215,8 +236,10 @@ CHANGES = {
     "fused Adam after a call in eval mode": lambda module: (module(torch.randn(3, 4)), fused_step(module)),
     "load_state_dict": load,
     "replaced parameter": replace_parameter,
+    "replaced parameter in the same memory": replace_parameter_in_its_memory,
     "replaced data": replace_data,
     "there and back": lambda module: module.half().float(),
+    "applied function": lambda module: module._apply(lambda tensor: tensor.data.mul_(2.0)),
     "in place": add_in_inference_mode,
 }
 

@@ -29,15 +29,14 @@ def quantize(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]
 
     Returns:
         stored: shape (rows, columns), of that dtype.
-        scale: shape (rows), float32; None with bfloat16. That of a row with a NaN or an infinity is NaN, and so is all
-            that is computed with such a row.
+        scale: shape (rows), float32; None with bfloat16. That of a row with a NaN or an infinity is one, too, and the
+            row stands for NaN throughout.
     """
     if dtype == torch.bfloat16:
         return weight.to(dtype), None
     rows = weight.float()
     scale = rows.abs().amax(1) / 127
-    scale[~scale.isfinite()] = torch.nan
-    # Rows of zeros, divided by 0, and those without a scale become zeros.
+    # Rows of zeros, divided by 0, and those without a finite scale become zeros.
     stored = (rows / scale.unsqueeze(1)).nan_to_num(0.0).round().clamp(-127, 127)
     return stored.to(dtype), scale
 
@@ -57,8 +56,7 @@ class _Copies:
     """Matrices in fewer bits, and how to tell whether they are still those of a module."""
 
     def __init__(self, sources: Sequence[Tensor], dtype: torch.dtype) -> None:
-        # Inference tensors would be of no use elsewhere.
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.no_grad():
             pairs = [quantize(source, dtype) for source in sources]
         self._sources = sources
         self._states = list(map(_state, sources))
