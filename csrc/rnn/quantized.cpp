@@ -61,11 +61,18 @@ class QuantizedLayer {
     return layer;
   }
 
-  // The results of `tensors` in the shapes of the arguments.
-  LayerResult shaped(const LayerResult& results) const {
+  LayerResult by_kernel() const {
+    LayerResult results = run_layer_kernel(tensors());
     if (!is_cell_) return results;
-    const auto& [output, hy, cy] = results;
-    return {output.squeeze(0), hy.squeeze(0), layer_.is_lstm() ? cy.squeeze(0) : cy};
+    // Fresh and dense tensors: they need no views, of which each takes a microsecond.
+    const auto drop_leading_one = [](const Tensor& tensor) {
+      const c10::DimVector sizes(tensor.sizes().begin() + 1, tensor.sizes().end());
+      tensor.unsafeGetTensorImpl()->set_sizes_contiguous(sizes);
+    };
+    drop_leading_one(std::get<0>(results));
+    drop_leading_one(std::get<1>(results));
+    if (layer_.is_lstm()) drop_leading_one(std::get<2>(results));
+    return results;
   }
 
   LayerResult reference() const {
@@ -78,7 +85,10 @@ class QuantizedLayer {
     }
     LayerTensors layer = layer_;
     layer.params = params;
-    return rnn_layer_reference(layer);
+    const LayerResult results = rnn_layer_reference(layer);
+    if (!is_cell_) return results;
+    const auto& [output, hy, cy] = results;
+    return {output.squeeze(0), hy.squeeze(0), layer_.is_lstm() ? cy.squeeze(0) : cy};
   }
 
  private:
@@ -131,7 +141,7 @@ LayerResult rnn_layer_quantized(const Tensor& input, const Tensor& hx, const Opt
   const QuantizedLayer layer(input, hx, cx, weights, scales, biases, batch_sizes);
   const LayerTensors tensors = layer.tensors();
   check_batch_sizes(tensors);
-  return layer.shaped(layer_has_kernel(tensors, /*training=*/false) ? run_layer_kernel(tensors) : layer.reference());
+  return layer_has_kernel(tensors, /*training=*/false) ? layer.by_kernel() : layer.reference();
 }
 
 LayerResult rnn_layer_quantized_meta(const Tensor& input, const Tensor& hx, const OptionalTensor& cx,
@@ -151,7 +161,7 @@ LayerResult rnn_layer_quantized_autograd(const Tensor& input, const Tensor& hx, 
                                          const OptionalTensor& batch_sizes) {
   if (inside_functional_transform()) {  // torch.func knows what the reference is made of
     const QuantizedLayer layer(input, hx, cx, weights, scales, biases, batch_sizes);
-    return layer.shaped(layer.reference());
+    return layer.reference();
   }
   const auto check_constant = [](const char* name, at::TensorList tensors) {
     for (const Tensor& tensor : tensors) {
