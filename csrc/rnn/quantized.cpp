@@ -1,6 +1,5 @@
 // The operator rnn_layer_quantized: rnn_layer in inference, from weights that are stored in fewer bits than the input's
-// dtype has, and decoded as they are read. A few rows wait for nothing but the weights: half the bytes are half the
-// time.
+// dtype has, and decoded as they are read. A few rows wait for nothing but the weights.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/util/irange.h>
@@ -159,22 +158,17 @@ LayerResult rnn_layer_quantized_meta(const Tensor& input, const Tensor& hx, cons
 LayerResult rnn_layer_quantized_autograd(const Tensor& input, const Tensor& hx, const OptionalTensor& cx,
                                          at::TensorList weights, at::TensorList scales, at::TensorList biases,
                                          const OptionalTensor& batch_sizes) {
-  if (inside_functional_transform()) {  // torch.func knows what the reference is made of
-    const QuantizedLayer layer(input, hx, cx, weights, scales, biases, batch_sizes);
-    return layer.reference();
-  }
-  const auto check_constant = [](const char* name, at::TensorList tensors) {
-    for (const Tensor& tensor : tensors) {
-      check(!(at::GradMode::is_enabled() && requires_grad(tensor)) && !has_forward_gradient(tensor), name,
-            "no gradient to be asked of it, or torch.no_grad(): the operator is for inference");
-    }
+  const auto any = [&](bool (*predicate)(const Tensor&)) {
+    const auto among = [&](at::TensorList tensors) { return std::any_of(tensors.begin(), tensors.end(), predicate); };
+    return predicate(input) || predicate(hx) || (cx && predicate(*cx)) || among(scales) || among(biases);
   };
-  check_constant("input", input);
-  check_constant("hx", hx);
-  if (cx) check_constant("cx", *cx);
-  check_constant("weights", weights);
-  check_constant("scales", scales);
-  check_constant("biases", biases);
+  if (inside_functional_transform() || any(&has_forward_gradient)) {  // the reference knows of derivatives
+    return QuantizedLayer(input, hx, cx, weights, scales, biases, batch_sizes).reference();
+  }
+  TORCH_CHECK(
+      !at::GradMode::is_enabled() || !any(&requires_grad),
+      "fastvision::rnn_layer_quantized: has no gradient: expected torch.no_grad(), or input, hx, cx, scales and "
+      "biases that require none");
   static const auto op = find_operator<decltype(rnn_layer_quantized)>("fastvision::rnn_layer_quantized");
   const at::AutoDispatchBelowADInplaceOrView guard;
   return op.call(input, hx, cx, weights, scales, biases, batch_sizes);

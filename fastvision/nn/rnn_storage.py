@@ -1,8 +1,8 @@
 """Weights of LSTM, GRU and their cells in fewer bits, for inference.
 
-A few rows wait for nothing but the weights: where these do not fit into the processor's own cache, half or a quarter of
-the bytes take about half or a quarter of the time. The kernels decode the weights as they read them; inputs, states,
-biases and sums keep their dtype.
+A few rows wait for nothing but the weights: where these do not fit into the core's own cache, half or a quarter of the
+bytes are read in less time. The kernels decode the weights as they read them; inputs, states, biases and sums keep
+their dtype.
 
     bfloat16   weight ~ bfloat16(weight)
     int8       weight ~ scale * int8; one float32 scale per row, max |row| / 127, rounding to nearest
