@@ -45,6 +45,11 @@ TORCH_LIBRARY(fastvision, m) {
   def("rnn_layer(" + layer + ", Tensor? masks=None) -> (Tensor, Tensor, Tensor)");
   // The same for training: the last result is what backward needs (rnn/rnn.h).
   def("rnn_layer_with_reserve(" + layer + ", Tensor? masks=None) -> (Tensor, Tensor, Tensor, Tensor)");
+  // One layer in inference, from weights in bfloat16 or int8, whatever the input's dtype is: w_ih, w_hh of each
+  // direction. scales: a float32 factor for each row of an int8 matrix; none for bfloat16. biases: b_ih, b_hh of each
+  // direction in the input's dtype, or none. A cell's input is (batch, input_size), its states (batch, hidden_size).
+  def("rnn_layer_quantized(Tensor input, Tensor hx, Tensor? cx, Tensor[] weights, Tensor[] scales, Tensor[] biases, "
+      "Tensor? batch_sizes) -> (Tensor, Tensor, Tensor)");
   // Gradients of input, hx, cx and params; those not in output_mask are empty tensors. An absent gradient is zero.
   def("rnn_layer_backward(Tensor? grad_output, Tensor? grad_hy, Tensor? grad_cy, " + layer +
       ", Tensor output, Tensor reserve, bool[4] output_mask, Tensor? masks=None) -> (Tensor, Tensor, Tensor, "

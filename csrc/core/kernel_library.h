@@ -9,7 +9,7 @@ struct MachineKernels;
 struct RnnKernels;
 
 struct KernelLibrary {
-  static constexpr int kInterfaceVersion = 3;  // raise when a table or a struct in it changes
+  static constexpr int kInterfaceVersion = 4;  // raise when a table or a struct in it changes
   int interface_version;
   const char* name;               // "default", "avx2", "avx512", "cuda", "emulated"
   const MachineKernels* machine;  // null where the machine's peaks can't be measured

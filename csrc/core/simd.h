@@ -147,6 +147,39 @@ inline FASTVISION_INLINE IntVec lookup(const int32_t* table, const uint8_t* byte
 #endif
 }
 
+// Of 2 * kLanes bf16 numbers those at even and those at odd places, as fp32: less work than one half after the other.
+inline FASTVISION_INLINE std::pair<Vec, Vec> load_even_and_odd(const c10::BFloat16* source) {
+#if defined(CPU_CAPABILITY_AVX512)
+  const __m512i both = _mm512_loadu_si512(source);
+  const __m512i odd = _mm512_and_si512(both, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)), _mm512_castsi512_ps(odd)};
+#elif defined(CPU_CAPABILITY_AVX2)
+  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+  const __m256i odd = _mm256_and_si256(both, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000)));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(both, 16)), _mm256_castsi256_ps(odd)};
+#else
+  float even[kLanes], odd[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) {
+    even[i] = source[2 * i];
+    odd[i] = source[2 * i + 1];
+  }
+  return {Vec::loadu(even), Vec::loadu(odd)};
+#endif
+}
+
+// kLanes integers as fp32.
+inline FASTVISION_INLINE Vec load_int8_as_float(const int8_t* source) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
+#elif defined(CPU_CAPABILITY_AVX2)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(source))));
+#else
+  float lanes[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) lanes[i] = source[i];
+  return Vec::loadu(lanes);
+#endif
+}
+
 // Calls f.template operator()<T>() with the element type T behind `dtype`.
 template <class F>
 decltype(auto) visit_dtype(DType dtype, F&& f) {

@@ -59,6 +59,15 @@ class Autocast {
     return op.call(cast(input), cast(hx), cast(w_ih), cast(w_hh), cast(b_ih), cast(b_hh));
   }
 
+  // The stored weights are nobody's dtype.
+  static LayerResult layer_quantized(const Tensor& input, const Tensor& hx, const OptionalTensor& cx,
+                                     at::TensorList weights, at::TensorList scales, at::TensorList biases,
+                                     const OptionalTensor& batch_sizes) {
+    static const auto op = find_operator<decltype(layer_quantized)>("fastvision::rnn_layer_quantized");
+    const Autocast cast(hx);
+    return op.call(cast(input), cast(hx), cast(cx), weights, scales, cast(biases), batch_sizes);
+  }
+
  private:
   explicit Autocast(const Tensor& hx)
       : dtype_(c10::promoteTypes(hx.scalar_type(), at::autocast::get_autocast_dtype(device))) {}
@@ -80,6 +89,7 @@ void register_operators(torch::Library& m) {
   m.impl("regularized_rnn", &Autocast<device>::regularized_rnn);
   m.impl("lstm_cell", &Autocast<device>::lstm_cell);
   m.impl("gru_cell", &Autocast<device>::gru_cell);
+  m.impl("rnn_layer_quantized", &Autocast<device>::layer_quantized);
 }
 
 }  // namespace

@@ -8,12 +8,14 @@
 namespace fastvision {
 
 // Pointers are of the problem's dtype, arrays are dense where nothing else is said, [direction] counts from 0 to
-// directions - 1, gate blocks follow PyTorch's order.
+// directions - 1, gate blocks follow PyTorch's order. The matrices of weights are of the problem's storage.
 struct RnnWeights {
-  const void* input;        // (gates * hidden_size, input_size)
-  const void* hidden;       // (gates * hidden_size, hidden_size)
-  const void* input_bias;   // (gates * hidden_size), or null: no biases
-  const void* hidden_bias;  // null exactly where input_bias is
+  const void* input;                    // (gates * hidden_size, input_size)
+  const void* hidden;                   // (gates * hidden_size, hidden_size)
+  const void* input_bias;               // (gates * hidden_size), or null: no biases
+  const void* hidden_bias;              // null exactly where input_bias is
+  const float* input_scale = nullptr;   // (gates * hidden_size): of each row of int8; null for other storage
+  const float* hidden_scale = nullptr;  // the same
 };
 
 struct RnnForward {
@@ -58,6 +60,8 @@ struct RnnKernels {
   const char* (*forward)(const RnnLayer&, const RnnForward&, Context&);
   const char* (*backward)(const RnnLayer&, const RnnBackward&, Context&);
   bool takes_masks = false;
+  // Does forward know storage other than RnnStorage::same? Without it `supports` is not asked about any.
+  bool decodes_weights = false;
 };
 
 }  // namespace fastvision

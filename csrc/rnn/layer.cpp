@@ -16,10 +16,6 @@ bool has_shape(const Tensor& tensor, std::initializer_list<c10::SymInt> shape) {
   return tensor.sym_sizes().equals(c10::SymIntArrayRef(shape));
 }
 
-bool is_batch_sizes(const Tensor& batch_sizes, const Tensor& input) {
-  return (batch_sizes.is_cpu() || input.is_meta()) && batch_sizes.scalar_type() == at::kLong && batch_sizes.dim() == 1;
-}
-
 }  // namespace
 
 LayerResult call_layer(const LayerTensors& layer) {
@@ -33,6 +29,10 @@ LayerResult call_layer(const LayerTensors& layer) {
 bool is_like(const Tensor& tensor, const Tensor& input) {
   return tensor.defined() && tensor.scalar_type() == input.scalar_type() && tensor.device() == input.device() &&
          tensor.layout() == at::kStrided;
+}
+
+bool is_batch_sizes(const Tensor& batch_sizes, const Tensor& input) {
+  return (batch_sizes.is_cpu() || input.is_meta()) && batch_sizes.scalar_type() == at::kLong && batch_sizes.dim() == 1;
 }
 
 bool is_plain_layer(const LayerTensors& layer) {
@@ -95,6 +95,8 @@ bool layer_has_kernel(const LayerTensors& layer, bool training) {
   RnnLayer problem;
   problem.mode = layer.is_lstm() ? RnnMode::lstm : RnnMode::gru;
   problem.dtype = *dtype;
+  problem.storage = layer.storage();
+  if (problem.storage != RnnStorage::same && !kernels->decodes_weights) return false;
   problem.directions = layer.hx.sym_size(0).expect_int();
   // A cell is one step, whatever else is unknown: compiled and eager training must choose alike.
   if (!layer.is_packed()) problem.steps = layer.input.sym_size(0).maybe_as_int().value_or(0);

@@ -6,6 +6,8 @@
 #include <optional>
 #include <tuple>
 
+#include "rnn/rnn.h"
+
 namespace fastvision {
 
 struct LayerTensors {
@@ -15,6 +17,7 @@ struct LayerTensors {
   at::TensorList params;   // per direction: w_ih, w_hh and, where there are biases, b_ih, b_hh
   at::Tensor batch_sizes;  // (steps), int64 on the CPU; undefined where all sequences are equally long
   at::Tensor masks;        // (directions, rows, mask_blocks, hidden_size), fp32; undefined: no noise
+  at::TensorList scales;   // of the rows of int8 weights, per direction: of w_ih, w_hh
 
   LayerTensors(at::Tensor input, at::Tensor hx, const std::optional<at::Tensor>& cx, at::TensorList params,
                const std::optional<at::Tensor>& batch_sizes, const std::optional<at::Tensor>& masks = {})
@@ -32,6 +35,11 @@ struct LayerTensors {
   size_t params_per_direction() const { return params.size() / directions(); }
   bool has_biases() const { return params_per_direction() >= 4; }
   bool is_projected() const { return params_per_direction() % 2 == 1; }  // with w_hr last: for the reference only
+  RnnStorage storage() const {
+    const at::ScalarType type = params[0].scalar_type();
+    if (type == at::kChar) return RnnStorage::int8;
+    return type == at::kBFloat16 && type != input.scalar_type() ? RnnStorage::bf16 : RnnStorage::same;
+  }
 };
 
 using LayerResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // output, hy, cy
@@ -47,6 +55,9 @@ LayerResult call_layer(const LayerTensors& layer);
 // Of the input's dtype and on its device.
 bool is_like(const at::Tensor& tensor, const at::Tensor& input);
 
+// Whether these may be the batch_sizes of an input, their values aside.
+bool is_batch_sizes(const at::Tensor& batch_sizes, const at::Tensor& input);
+
 // Do the tensors fit each other, as the kernels want them: one dtype and device, no projection? It asks for nothing
 // that symbolic sizes could not answer.
 bool is_plain_layer(const LayerTensors& layer);
@@ -60,5 +71,8 @@ void check_batch_sizes(const LayerTensors& layer);
 
 // Whether the operator runs a kernel for the layer, or else the reference.
 bool layer_has_kernel(const LayerTensors& layer, bool training);
+
+// The results by the kernel that there is, for tensors that fit each other.
+LayerResult run_layer_kernel(const LayerTensors& layer);
 
 }  // namespace fastvision

@@ -37,6 +37,7 @@ class Layer {
         masks_(t.masks.defined() ? with_dense_columns(t.masks) : Tensor()) {
     problem_.mode = t.is_lstm() ? RnnMode::lstm : RnnMode::gru;
     problem_.dtype = *kernel_dtype(input_.scalar_type());
+    problem_.storage = t.storage();
     problem_.directions = t.directions();
     problem_.batch = hx_.size(1);
     problem_.hidden_size = hx_.size(2);
@@ -51,6 +52,7 @@ class Layer {
       problem_.input_row_stride = input_.stride(1);
     }
     for (const Tensor& param : t.params) params_.push_back(param.contiguous());
+    for (const Tensor& scale : t.scales) scales_.push_back(scale.contiguous());
   }
 
   const RnnLayer& problem() const { return problem_; }
@@ -67,6 +69,9 @@ class Layer {
     for (const auto d : c10::irange(problem_.directions)) {
       const auto data = [&](size_t i) { return i < step ? params_[d * step + i].const_data_ptr() : nullptr; };
       weights[d] = {data(0), data(1), data(2), data(3)};
+      if (scales_.empty()) continue;
+      weights[d].input_scale = scales_[2 * d].const_data_ptr<float>();
+      weights[d].hidden_scale = scales_[2 * d + 1].const_data_ptr<float>();
     }
   }
 
@@ -85,6 +90,7 @@ class Layer {
   RnnLayer problem_;
   Tensor input_, hx_, cx_, batch_sizes_, masks_;
   c10::SmallVector<Tensor, 8> params_;
+  c10::SmallVector<Tensor, 4> scales_;
 };
 
 Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
@@ -118,7 +124,7 @@ LayerResult rnn_layer(const Tensor& input, const Tensor& hx, const OptionalTenso
   check_layer(tensors);
   check_batch_sizes(tensors);
   if (!layer_has_kernel(tensors, /*training=*/false)) return rnn_layer_reference(tensors);
-  return run_forward(Layer(tensors), input.device(), Tensor());
+  return run_layer_kernel(tensors);
 }
 
 // The operators of training are called by autograd, which has asked for a kernel, or by hand. What began with
@@ -309,6 +315,10 @@ void register_operators(torch::Library& m) {
 }
 
 }  // namespace
+
+LayerResult run_layer_kernel(const LayerTensors& layer) {
+  return run_forward(Layer(layer), layer.input.device(), Tensor());
+}
 
 TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
   register_operators(m);

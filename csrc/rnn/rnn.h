@@ -13,9 +13,14 @@ namespace fastvision {
 
 enum class RnnMode : uint8_t { lstm, gru };
 
+// What the weights are stored as, which computing decodes to fp32: the problem's dtype, or fewer bits in inference.
+// Of int8, each row has a scale: weight = scale * int8.
+enum class RnnStorage : uint8_t { same, bf16, int8 };
+
 struct RnnLayer {
   RnnMode mode = RnnMode::lstm;
   DType dtype = DType::f32;
+  RnnStorage storage = RnnStorage::same;
   int64_t steps = 0, batch = 0, input_size = 0, hidden_size = 0;
   int64_t directions = 1;  // the second one reads its sequences from their ends
 

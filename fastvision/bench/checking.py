@@ -51,12 +51,12 @@ def compare(results: Sequence[Tensor], reference: Sequence[Tensor], names: Seque
     return Accuracy({name: _relative_rms_error(result, exact) for name, result, exact in pairs})
 
 
-def judge(accuracy: Accuracy, stock: Accuracy, dtype: torch.dtype) -> Accuracy:
-    """The accuracy with `failure` set where an error is beyond what rounding in dtype explains."""
+def judge(accuracy: Accuracy, stock: Accuracy, dtype: torch.dtype, tolerance: float = 0.0) -> Accuracy:
+    """The accuracy with `failure` set where an error is beyond `tolerance` and what rounding in dtype explains."""
     if accuracy.failure:
         return accuracy
     for name, error in accuracy.errors.items():
-        limit = _LIMIT_TO_STOCK * max(stock.errors[name], torch.finfo(dtype).eps)
+        limit = max(tolerance, _LIMIT_TO_STOCK * max(stock.errors[name], torch.finfo(dtype).eps))
         if name.startswith("grad_"):
             limit = max(limit, _GRADIENT_LIMIT)
         if not error <= limit:  # NaN included

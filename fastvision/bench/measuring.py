@@ -137,17 +137,20 @@ def prepare(task: Task, peers: Sequence[Peer]) -> tuple[dict[str, Callable[[], o
     skipped = {peer.name: peer.unsupported(task) for peer in peers}
     calls = {peer.name: peer.prepare(task) for peer in peers if not skipped[peer.name]}
     with torch.inference_mode(task.mode == "infer"):
-        checked = check(task, calls)
+        checked = check(task, calls, {peer.name: getattr(peer, "tolerance", 0.0) for peer in peers})
     results = {peer.name: checked.get(peer.name, PeerResult(skipped[peer.name])) for peer in peers}
     return {name: call for name, call in calls.items() if not checked[name].accuracy.failure}, results
 
 
-def check(task: Task, calls: dict[str, Callable[[], object]]) -> dict[str, PeerResult]:
+def check(task: Task, calls: dict[str, Callable[[], object]], tolerances: Mapping[str, float]) -> dict[str, PeerResult]:
     """Compares what each call computes with the task's reference, and the errors with those of the baseline."""
     reference = task.reference()
     compared = {name: compare(task.as_results(call()), reference, task.results) for name, call in calls.items()}
     stock = compared[BASELINE]
     return {
-        name: PeerResult(accuracy=judge(accuracy, stock, task.dtype), error_to_stock=error_to_stock(accuracy, stock))
+        name: PeerResult(
+            accuracy=judge(accuracy, stock, task.dtype, tolerances[name]),
+            error_to_stock=error_to_stock(accuracy, stock),
+        )
         for name, accuracy in compared.items()
     }

@@ -60,6 +60,28 @@ class Fastvision(_TorchPeer):
         return fastvision.__version__
 
 
+class StoredWeights(Fastvision):
+    """fastvision with weight_dtype, whose rounding of the weights is no mistake."""
+
+    default = False
+
+    def __init__(self, dtype: torch.dtype, tolerance: float) -> None:
+        self.dtype = dtype
+        self.name = str(dtype).removeprefix("torch.")
+        self.title = f"{OURS} {self.name}"
+        self.tolerance = tolerance
+
+    def unsupported(self, task: ModuleTask) -> str | None:
+        if task.mode != "infer":
+            return "is for inference"
+        return None if self.dtype.itemsize < task.dtype.itemsize else "is no smaller than the weights"
+
+    def prepare(self, task: ModuleTask) -> Callable[[], object]:
+        module = task.fastvision_module().eval()
+        module.weight_dtype = self.dtype
+        return task.module_call(module, task.memory_format)
+
+
 class Stock(_TorchPeer):
     """Stock PyTorch's layers run eagerly, tensors in the task's memory format."""
 
@@ -200,4 +222,13 @@ MODULE_PEERS: tuple[Peer, ...] = (
     OpenVinoBfloat16(),
 )
 
-RNN_PEERS: tuple[Peer, ...] = (Fastvision(), Stock(), OnnxRuntime(), CompileCell(), OpenVino(), OpenVinoBfloat16())
+RNN_PEERS: tuple[Peer, ...] = (
+    Fastvision(),
+    Stock(),
+    OnnxRuntime(),
+    CompileCell(),
+    OpenVino(),
+    OpenVinoBfloat16(),
+    StoredWeights(torch.bfloat16, tolerance=0.01),
+    StoredWeights(torch.int8, tolerance=0.03),
+)

@@ -58,6 +58,7 @@ class Peer(Protocol):
         name: as `--peers` takes it.
         title: as tables print it.
         default: whether it takes part when `--peers` is not given.
+        tolerance: relative rms error that its results may have; need not be there where it computes in full.
     """
 
     name: str

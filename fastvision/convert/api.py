@@ -3,14 +3,22 @@
 import copy
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastvision.convert.check import check_outputs, outputs_in_eval_mode
 from fastvision.convert.layers import original, replacement
 from fastvision.convert.sequential import FusedForward, fused_class, has_runs, runs_its_children, stock_class
+from fastvision.nn.rnn_storage import check_weight_dtype
 
 
-def convert(model: nn.Module, example_inputs: Any = None, *, inplace: bool = False) -> nn.Module:
+def convert(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    inplace: bool = False,
+    weight_dtype: torch.dtype | None = None,
+) -> nn.Module:
     """Makes a model faster without changing what it computes.
 
     In every nn.Sequential (and subclass that keeps its forward), successive layers
@@ -30,15 +38,20 @@ def convert(model: nn.Module, example_inputs: Any = None, *, inplace: bool = Fal
         example_inputs: a tensor, or a tuple of positional arguments. If given, model and result run on them in eval
             mode without gradients, and their outputs are compared.
         inplace: True converts `model` itself and returns it. False leaves it untouched and returns a copy.
+        weight_dtype: torch.bfloat16 or torch.int8 is assigned to the `weight_dtype` of all LSTM, GRU and their cells:
+            inference then reads their weights in fewer bits, which changes what it computes, after the comparison on
+            example_inputs. `fastvision.explain` says how far the weights moved. None leaves it as it is.
 
     Returns:
         The converted model.
 
     Raises:
         TypeError: model is not a module.
+        ValueError: weight_dtype is another dtype.
         RuntimeError: model can't be copied, or the outputs for example_inputs differ by more than rounding.
     """
     _check_module(model)
+    check_weight_dtype(weight_dtype)
     expected = None if example_inputs is None else outputs_in_eval_mode(model, example_inputs)
     converted = model if inplace else _copy(model)
     # Listed before any class changes, so that what is found does not depend on the order.
@@ -52,6 +65,10 @@ def convert(model: nn.Module, example_inputs: Any = None, *, inplace: bool = Fal
         except BaseException:
             _restore([module for module, _ in found])
             raise
+    if weight_dtype is not None:
+        for module in converted.modules():
+            if original(module) is not None:
+                module.weight_dtype = weight_dtype
     return converted
 
 
@@ -85,6 +102,7 @@ def _restore(modules: list[nn.Module]) -> None:
     for module in modules:
         module.__class__ = _original_class(module)
         module.__dict__.pop("_plan", None)
+        module.__dict__.pop("_storage", None)
 
 
 def _copy(model: nn.Module) -> nn.Module:

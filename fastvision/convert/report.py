@@ -55,7 +55,8 @@ class Report:
 def explain(model: nn.Module) -> Report:
     """Lists every layer of a model, converted or not: replaced, replaceable or not replaced, and why.
 
-    The report holds for the mode the model is in: BatchNorm2d and Dropout are only fused in eval mode.
+    Of weights that are stored in fewer bits it gives the error. The report holds for the mode the model is in:
+    BatchNorm2d and Dropout are only fused in eval mode.
 
     Raises:
         TypeError: model is not a module.
@@ -119,7 +120,18 @@ def _run_row(run: Run, converted: bool, names: dict[nn.Module, str]) -> Row:
 
 def _replacement_row(layer: nn.Module, names: dict[nn.Module, str]) -> Row:
     status = REPLACED if is_ours(layer) else REPLACEABLE
-    return Row(names[layer], (type(layer).__name__,), status, f"calls {operator_name(layer)}")
+    reason = f"calls {operator_name(layer)}{_storage_note(layer)}"
+    return Row(names[layer], (type(layer).__name__,), status, reason)
+
+
+def _storage_note(layer: nn.Module) -> str:
+    dtype = getattr(layer, "weight_dtype", None)
+    if dtype is None:
+        return ""
+    name, error = str(dtype).removeprefix("torch."), layer.weight_error()
+    if error is None:
+        return f", of these parameters without copies in {name}"
+    return f", in inference with weights in {name} (rms error {100 * error:.2g} % of theirs)"
 
 
 def _unfused_row(layer: nn.Module, reason: str, names: dict[nn.Module, str]) -> Row:

@@ -1,9 +1,10 @@
 """LSTM, GRU and their cells: torch.nn's modules, computed by the operators of `fastvision.ops.rnn`.
 
 Each is a subclass of the stock module of that name: constructor, parameters, initialisation, state_dict, attributes
-and errors are inherited or the same, only `forward` calls another operator. Beyond stock's they have the options
-zoneout and recurrent_dropout (`fastvision.nn.regularized`), which are off by default. Stock's forward keeps a module
-from being compiled as one graph where it reads sizes from packed sequences; these do not.
+and errors are inherited or the same, only `forward` calls another operator. Stock's forward keeps a module from being
+compiled as one graph where it reads sizes from packed sequences; these do not. What they have besides stock's are the
+options zoneout and recurrent_dropout (`fastvision.nn.regularized`), which are off by default, and `weight_dtype`, for
+inference from weights in fewer bits (`fastvision.nn.rnn_storage`).
 """
 
 from operator import is_
@@ -16,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastvision.nn import dynamo
 from fastvision.nn.parameters import tensor_of
 from fastvision.nn.regularized import Regularized
+from fastvision.nn.rnn_storage import StoredWeights
 from fastvision.ops.rnn import lstm_cell
 
 _lstm = torch.ops.fastvision.lstm.default
@@ -39,7 +41,7 @@ def _record(module: nn.Module, stock: type[nn.Module], input: Any, hx: Any) -> A
     return stock.forward(module, input, hx)
 
 
-class _Sequences(Regularized):
+class _Sequences(Regularized, StoredWeights):
     """The forward of LSTM and GRU, put before stock's class in the bases. Its steps and checks are stock's."""
 
     def forward(self, input, hx=None):
@@ -136,6 +138,8 @@ class LSTM(_Sequences, nn.LSTM):
         if self._rates and self._is_regularized():
             output, hy, cy = self._regularized_sequences(input, hx, weights, batch_first, batch_sizes)
             return output, (hy, cy)
+        if self._storage is not None and (results := self._run_stored(weights, input, hx, batch_first, batch_sizes)):
+            return results
         output, hy, cy = _lstm(input, hx, weights, *self._options(), batch_first, batch_sizes)
         return output, (hy, cy)
 
@@ -175,6 +179,8 @@ class GRU(_Sequences, nn.GRU):
     def _run(self, input, hx, weights, batch_first, batch_sizes):
         if self._rates and self._is_regularized():
             return self._regularized_sequences(input, hx, weights, batch_first, batch_sizes)[:2]
+        if self._storage is not None and (results := self._run_stored(weights, input, [hx], batch_first, batch_sizes)):
+            return results[0], results[1][0]
         return _gru(input, hx, weights, *self._options(), batch_first, batch_sizes)
 
 
@@ -188,7 +194,14 @@ def _cell_parameters(cell: nn.RNNCellBase) -> tuple[Tensor | None, ...]:
     )
 
 
-class LSTMCell(Regularized, nn.LSTMCell):
+class _Cell(Regularized, StoredWeights):
+    """What both cells have besides stock's."""
+
+    def _current_weights(self) -> list[Tensor]:
+        return [parameter for parameter in _cell_parameters(self) if parameter is not None]
+
+
+class LSTMCell(_Cell, nn.LSTMCell):
     """One step of long short-term memory: `torch.nn.LSTMCell`, computed by `fastvision.ops.lstm_cell`.
 
     Arguments, parameters, initialisation, state_dict, shapes, dtypes and errors are those of `torch.nn.LSTMCell`; the
@@ -215,12 +228,14 @@ class LSTMCell(Regularized, nn.LSTMCell):
             hx = (zeros, zeros)
         if self._rates and self._is_regularized():
             h, c = self._regularized_step(input, hx, _cell_parameters(self))
+        elif self._storage is not None and (states := self._step_stored(self._current_weights(), input, hx)):
+            h, c = states
         else:
             h, c = lstm_cell(input, hx, *_cell_parameters(self))
         return (h.squeeze(0), c.squeeze(0)) if dimensions == 1 else (h, c)
 
 
-class GRUCell(Regularized, nn.GRUCell):
+class GRUCell(_Cell, nn.GRUCell):
     """One step of a gated recurrent unit: `torch.nn.GRUCell`, computed by `fastvision.ops.gru_cell`.
 
     Arguments, parameters, initialisation, state_dict, shapes, dtypes and errors are those of `torch.nn.GRUCell`; the
@@ -242,6 +257,8 @@ class GRUCell(Regularized, nn.GRUCell):
             hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
         if self._rates and self._is_regularized():
             h, _ = self._regularized_step(input, (hx,), _cell_parameters(self))
+        elif self._storage is not None and (states := self._step_stored(self._current_weights(), input, [hx])):
+            (h,) = states
         else:
             h = _gru_cell(input, hx, *_cell_parameters(self))
         return h.squeeze(0) if dimensions == 1 else h

@@ -47,17 +47,26 @@ void* data(const Tensor& tensor) {
 struct Problem {
   RnnLayer p;
   std::vector<int64_t> batch_sizes, offsets;
-  Tensor input, hidden, cell, weights[2][4], noise;
+  Tensor input, hidden, cell, weights[2][4];  // of int8 the matrices that it stands for, in fp32
+  Tensor noise;
   RnnMasks masks;
+  Tensor scales[2][2];
+  std::unique_ptr<int8_t[]> bytes[2][2];
 
   explicit Problem(Random& random) {
     p.mode = random.coin() ? RnnMode::lstm : RnnMode::gru;
     p.dtype = static_cast<DType>(random.between(0, 2));
+    const RnnKernels& kernels = *fastvision_kernel_library()->rnn;
+    if (kernels.decodes_weights && random.coin()) p.storage = random.coin() ? RnnStorage::bf16 : RnnStorage::int8;
     p.batch = random.between(1, random.coin() ? 3 : 20);
     p.steps = random.between(1, 6);
     if (p.batch == 1 && random.coin()) p.steps = 40;  // enough to pack the weights
     p.input_size = random.between(1, 40);
     p.hidden_size = random.between(1, 40);
+    if (p.batch == 1 && !random.between(0, 7)) {  // enough for threads to share the steps
+      p.hidden_size = random.between(210, 250);
+      p.steps = 12;
+    }
     p.directions = random.between(1, 2);
     batch_sizes.assign(p.steps, p.batch);
     const bool packed = random.coin();
@@ -78,11 +87,10 @@ struct Problem {
     if (p.mode == RnnMode::lstm) cell = random.tensor(p.dtype, states, 1);
     const bool biases = random.coin();
     for (int64_t d = 0; d < p.directions; ++d) {
-      weights[d][0] = random.tensor(p.dtype, gates * p.input_size, 0.3);
-      weights[d][1] = random.tensor(p.dtype, gates * p.hidden_size, 0.3);
+      for (int i = 0; i < 2; ++i) make_matrix(random, d, i, gates, i ? p.hidden_size : p.input_size);
       for (int i = 2; biases && i < 4; ++i) weights[d][i] = random.tensor(p.dtype, gates, 0.5);
     }
-    if (random.coin()) add_masks(random);
+    if (kernels.takes_masks && random.coin()) add_masks(random);
   }
 
   // Of each row, or the same for all.
@@ -101,10 +109,32 @@ struct Problem {
     return masks.row(d, offsets[t] + b)[block * masks.block_stride + unit];
   }
 
+  void make_matrix(Random& random, int64_t d, int i, int64_t rows, int64_t columns) {
+    if (p.storage != RnnStorage::int8) {
+      weights[d][i] = random.tensor(p.storage == RnnStorage::bf16 ? DType::bf16 : p.dtype, rows * columns, 0.3);
+      return;
+    }
+    weights[d][i] = std::make_unique<HostTensor>(DType::f32, rows * columns);
+    scales[d][i] = std::make_unique<HostTensor>(DType::f32, rows);
+    bytes[d][i].reset(new int8_t[rows * columns]);
+    for (int64_t row = 0; row < rows; ++row) {
+      scales[d][i]->set(row, 1e-3 * random.between(0, 8));
+      for (int64_t j = row * columns; j < (row + 1) * columns; ++j) {
+        bytes[d][i][j] = static_cast<int8_t>(random.between(-128, 127));
+        weights[d][i]->set(j, bytes[d][i][j] * scales[d][i]->at(row));
+      }
+    }
+  }
+
   void set_weights(RnnWeights (&target)[2]) const {
     for (int64_t d = 0; d < p.directions; ++d) {
       const auto& w = weights[d];
       target[d] = {data(w[0]), data(w[1]), data(w[2]), data(w[3])};
+      if (p.storage != RnnStorage::int8) continue;
+      target[d].input = bytes[d][0].get();
+      target[d].hidden = bytes[d][1].get();
+      target[d].input_scale = static_cast<const float*>(data(scales[d][0]));
+      target[d].hidden_scale = static_cast<const float*>(data(scales[d][1]));
     }
   }
   double input_at(int64_t t, int64_t b, int64_t i) const {
@@ -263,7 +293,8 @@ bool same_bits(const char* what, const Results& one, const Results& other) {
 bool check(Random& random) {
   const Problem problem(random);
   const RnnLayer& p = problem.p;
-  const Results inference = forward(problem, 1, false), training = forward(problem, 3, true);
+  const bool trains = p.storage == RnnStorage::same;
+  const Results inference = forward(problem, 1, false), training = forward(problem, 3, trains);
   Results incoming;
   for (const int i : {0, 1, 2}) {
     const bool exists = training[i] && random.between(0, 3);
@@ -271,15 +302,15 @@ bool check(Random& random) {
   }
   const uint64_t wanted = random.coin() ? ~uint64_t{0} : random.between(0, 1 << 11);
   if (agrees_with_plain_loops(problem, inference) && same_bits("result", inference, training) &&
-      same_bits("gradient", backward(problem, training, incoming, wanted, 1),
-                backward(problem, training, incoming, wanted, 3))) {
+      (!trains || same_bits("gradient", backward(problem, training, incoming, wanted, 1),
+                            backward(problem, training, incoming, wanted, 3)))) {
     return true;
   }
-  std::printf("%s%s, dtype %d, %lld steps of %lld%s, %lld > %lld, %lld directions\n",
+  std::printf("%s%s, dtype %d, storage %d, %lld steps of %lld%s, %lld > %lld, %lld directions\n",
               p.mode == RnnMode::lstm ? "LSTM" : "GRU", problem.noise ? " with masks" : "", static_cast<int>(p.dtype),
-              static_cast<long long>(p.steps), static_cast<long long>(p.batch), p.batch_sizes ? " packed" : "",
-              static_cast<long long>(p.input_size), static_cast<long long>(p.hidden_size),
-              static_cast<long long>(p.directions));
+              static_cast<int>(p.storage), static_cast<long long>(p.steps), static_cast<long long>(p.batch),
+              p.batch_sizes ? " packed" : "", static_cast<long long>(p.input_size),
+              static_cast<long long>(p.hidden_size), static_cast<long long>(p.directions));
   return false;
 }
 

@@ -25,14 +25,14 @@ class Direction {
   int64_t blocks() const { return blocks_; }
   int64_t padded_size() const { return blocks_ * kLanes; }
 
-  // Packs both matrices, for which there must be packed_floats() floats.
-  int64_t packed_floats() const { return blocks_ * (p_.input_size + hidden_) * kBlock; }
-  void pack(float* packed, Context& context) {
+  // Packs the input's matrix, or both, for which there must be packed_floats() floats.
+  int64_t packed_floats(bool both) const { return blocks_ * (p_.input_size + (both ? hidden_ : 0)) * kBlock; }
+  void pack(float* packed, bool both, Context& context) {
     packed_ = packed;
     context.parallel_for(blocks_, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
         pack_input(block, packed_input(block));
-        pack_hidden(block, packed_hidden(block));
+        if (both) pack_hidden(block, packed_hidden(block));
       }
     });
   }
@@ -41,10 +41,10 @@ class Direction {
     return packed_ + blocks_ * p_.input_size * kBlock + block * hidden_ * kBlock;
   }
   void pack_input(int64_t block, float* target) const {
-    pack_block<kGates>(static_cast<const T*>(weights_.input), hidden_, p_.input_size, block * kLanes, target);
+    pack(weights_.input, weights_.input_scale, p_.input_size, block, target);
   }
   void pack_hidden(int64_t block, float* target) const {
-    pack_block<kGates>(static_cast<const T*>(weights_.hidden), hidden_, hidden_, block * kLanes, target);
+    pack(weights_.hidden, weights_.hidden_scale, hidden_, block, target);
   }
 
   // The sums of `count` rows of input in a packed block, biases included.
@@ -64,11 +64,11 @@ class Direction {
 
   // The same for one row from the weights as they are.
   void project_in_place(int64_t block, const float* input, float* sums) const {
-    const auto* weights = static_cast<const T*>(weights_.input);
-    unroll<kGates>([&](auto gate) FASTVISION_INLINE {
-      const Vec sum =
-          dot_products(weights + (gate * hidden_ + block * kLanes) * p_.input_size, p_.input_size, units(block), input);
-      (sum + Vec::loadu(bias_ + block * kBlock + gate * kLanes)).store(sums + block * kBlock + gate * kLanes);
+    visit_storage([&]<class W>() FASTVISION_INLINE {
+      unroll<kGates>([&](auto gate) FASTVISION_INLINE {
+        const Vec sum = products<W>(weights_.input, weights_.input_scale, p_.input_size, gate, block, input);
+        (sum + Vec::loadu(bias_ + block * kBlock + gate * kLanes)).store(sums + block * kBlock + gate * kLanes);
+      });
     });
   }
 
@@ -93,12 +93,13 @@ class Direction {
   }
 
   void step_in_place(int64_t block, const Step& s, int64_t row) const {
-    const auto* weights = static_cast<const T*>(weights_.hidden);
+    const float* hidden = s.hidden + row * padded_size();
     Vec sum[kGates];
-    unroll<kGates>([&](auto gate) FASTVISION_INLINE {
-      sum[gate] = Vec::loadu(initial_sum(s, row, block, gate)) +
-                  dot_products(weights + (gate * hidden_ + block * kLanes) * hidden_, hidden_, units(block),
-                               s.hidden + row * padded_size());
+    visit_storage([&]<class W>() FASTVISION_INLINE {
+      unroll<kGates>([&](auto gate) FASTVISION_INLINE {
+        sum[gate] = Vec::loadu(initial_sum(s, row, block, gate)) +
+                    products<W>(weights_.hidden, weights_.hidden_scale, hidden_, gate, block, hidden);
+      });
     });
     update(sum, input_of_n(s, row, block), s, row, block);
   }
@@ -149,6 +150,34 @@ class Direction {
  private:
   // Sums of a row and unit: of the gates, with the two shares of a GRU's n gate apart.
   static constexpr int kSlots = 4;
+
+  // Calls f.template operator()<W>() with the type that the weights are stored as.
+  template <class F>
+  FASTVISION_INLINE void visit_storage(const F& f) const {
+    switch (p_.storage) {
+      case RnnStorage::bf16:
+        return f.template operator()<c10::BFloat16>();
+      case RnnStorage::int8:
+        return f.template operator()<int8_t>();
+      default:
+        return f.template operator()<T>();
+    }
+  }
+
+  void pack(const void* weights, const float* scale, int64_t depth, int64_t block, float* target) const {
+    visit_storage([&]<class W>() {
+      pack_block<kGates>(static_cast<const W*>(weights), scale, hidden_, depth, block * kLanes, target);
+    });
+  }
+
+  // The products of a block's rows of one gate with x. A row's scale is a factor of its sum.
+  template <class W>
+  FASTVISION_INLINE Vec products(const void* weights, const float* scale, int64_t depth, int64_t gate, int64_t block,
+                                 const float* x) const {
+    const int64_t row = gate * hidden_ + block * kLanes;
+    const Vec sums = dot_products(static_cast<const W*>(weights) + row * depth, depth, units(block), x);
+    return std::is_same_v<W, int8_t> ? sums * load_as_float(scale + row, units(block)) : sums;
+  }
 
   int64_t units(int64_t block) const { return std::min(kLanes, hidden_ - block * kLanes); }
 

@@ -54,7 +54,7 @@ class Forward {
     load_states(d, 0, n, width, hidden, cell);
     const Rows input = input_rows(0, 1, 0, n, allocate(std::is_same_v<T, float> ? 0 : n * p_.input_size));
     typename Dir::Step step = step_at_row(d, 0, nullptr, hidden, next, cell);
-    if (std::is_same_v<T, float> && n <= kMaxRowsInLanes) {
+    if (std::is_same_v<T, float> && p_.storage == RnnStorage::same && n <= kMaxRowsInLanes) {
       run_step_in_lanes(direction, input, step);
     } else {
       run_step_packed(direction, input, step);
@@ -96,7 +96,7 @@ class Forward {
   void run_sequence(Dir& direction, int64_t d) {
     const bool in_place = p_.batch == 1 || p_.steps == 1;
     const bool is_packed = !in_place || p_.rows >= kMinRowsToPack;
-    if (is_packed) direction.pack(allocate(direction.packed_floats()), context_);
+    if (is_packed) direction.pack(allocate(direction.packed_floats(!in_place)), !in_place, context_);
     if (in_place) {
       run_in_place(direction, d, is_packed);
       return;

@@ -31,14 +31,40 @@ inline FASTVISION_INLINE void by_tiles(int64_t count, const F& f) {
   }
 }
 
+template <class T>
+inline FASTVISION_INLINE Vec load_as_float(const T* source, int64_t n) {
+  if constexpr (std::is_same_v<T, float>) {
+    return n >= kLanes ? Vec::loadu(source) : load_first(source, n);
+  } else {
+    if (n < kLanes) {
+      float lanes[kLanes]{};
+      convert_row(source, lanes, n);
+      return Vec::loadu(lanes);
+    }
+    Vec values;
+    if constexpr (std::is_same_v<T, int8_t>) {
+      values = load_int8_as_float(source);
+    } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
+      at::vec::load_fp32_from_bf16(source, values);
+    } else {
+      at::vec::load_fp32_from_fp16(source, values);
+    }
+    return values;
+  }
+}
+
 // Units [unit, unit + kLanes) of all gates into [k][gate][kLanes], zeros where there is no such unit. The weights are
-// (Gates * hidden, depth).
-template <int Gates, class T>
-void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t unit, float* block) {
+// (Gates * hidden, depth); `scale`, if not null, has a factor for each of their rows.
+template <int Gates, class W>
+void pack_block(const W* weights, const float* scale, int64_t hidden, int64_t depth, int64_t unit, float* block) {
   const int64_t units = std::min(kLanes, hidden - unit);
   if (units < kLanes) std::fill_n(block, depth * Gates * kLanes, 0.f);
   for (int64_t gate = 0; gate < Gates; ++gate) {
-    transpose(weights + (gate * hidden + unit) * depth, depth, units, depth, block + gate * kLanes, Gates * kLanes);
+    float* target = block + gate * kLanes;
+    transpose(weights + (gate * hidden + unit) * depth, depth, units, depth, target, Gates * kLanes);
+    if (!scale) continue;
+    const Vec factors = load_as_float(scale + gate * hidden + unit, units);
+    for (int64_t k = 0; k < depth; ++k, target += Gates * kLanes) (Vec::loadu(target) * factors).store(target);
   }
 }
 
@@ -83,30 +109,10 @@ inline FASTVISION_INLINE void add_products(Vec (&sum)[Rows][Gates], const float*
   }
 }
 
-template <class T>
-inline FASTVISION_INLINE Vec load_as_float(const T* source, int64_t n) {
-  if constexpr (std::is_same_v<T, float>) {
-    return n >= kLanes ? Vec::loadu(source) : load_first(source, n);
-  } else {
-    if (n < kLanes) {
-      float lanes[kLanes]{};
-      convert_row(source, lanes, n);
-      return Vec::loadu(lanes);
-    }
-    Vec values;
-    if constexpr (std::is_same_v<T, c10::BFloat16>) {
-      at::vec::load_fp32_from_bf16(source, values);
-    } else {
-      at::vec::load_fp32_from_fp16(source, values);
-    }
-    return values;
-  }
-}
-
 // For each of `units` <= kLanes rows of the weights its product with x; the other lanes are arbitrary. Weights are read
 // as they are: nothing is packed, and nothing can be out of date.
-template <class T>
-inline Vec dot_products(const T* weights, int64_t depth, int64_t units, const float* x) {
+template <class W>
+inline Vec dot_products(const W* weights, int64_t depth, int64_t units, const float* x) {
   Square sum;
   unroll<kLanes>([&](auto i) FASTVISION_INLINE { sum[i] = Vec(0.f); });
   const auto add = [&](int64_t k, int64_t n, int64_t rows) FASTVISION_INLINE {
@@ -118,6 +124,15 @@ inline Vec dot_products(const T* weights, int64_t depth, int64_t units, const fl
   };
   int64_t k = 0;
   if (units == kLanes) {
+    if constexpr (std::is_same_v<W, c10::BFloat16>) {
+      for (; k + 2 * kLanes <= depth; k += 2 * kLanes) {
+        const auto [x_even, x_odd] = at::vec::deinterleave2(Vec::loadu(x + k), Vec::loadu(x + k + kLanes));
+        unroll<kLanes>([&](auto i) FASTVISION_INLINE {
+          const auto [even, odd] = load_even_and_odd(weights + i * depth + k);
+          sum[i] = at::vec::fmadd(odd, x_odd, at::vec::fmadd(even, x_even, sum[i]));
+        });
+      }
+    }
     for (; k + kLanes <= depth; k += kLanes) add(k, kLanes, kLanes);
     if (k < depth) add(k, depth - k, kLanes);
   } else {
