@@ -103,10 +103,14 @@ def test_demo(idx_directory, tmp_path, monkeypatch):
     for text in (
         "images: 48 images to train, 16 to test, 8x8, 1 channel, 2 classes",
         "epoch 2/2",
-        "after 2 epochs, 1 thread",
+        "Stock PyTorch beside fastvision, 1 thread",
+        "CNN, 2 epochs",
+        "GRU, 2 epochs",
+        "LSTM, 2 epochs",
         "2.0",
     ):
         assert text in result.stdout
+    assert result.stdout.count("\nMeasuring accuracy and output difference, latency, peak memory\n") == 3
     assert (tmp_path / "results" / "new" / "predictions.png").read_bytes().startswith(b"\x89PNG")
     assert torch.get_num_threads() == 1
 
@@ -142,32 +146,41 @@ def test_demo_refuses_options(option, value):
     assert option in result.stderr
 
 
-@pytest.mark.parametrize(("images", "epochs"), [(60_000, 2), (4_000, 20), (1, 20), (10**7, 1)])
+@pytest.mark.parametrize(("images", "epochs"), [(60_000, 1), (20_000, 2), (4_000, 12), (1, 20), (10**7, 1)])
 def test_default_epochs(images, epochs):
     assert demo.default_epochs(images) == epochs
 
 
-def rendered_rows(result: Comparison) -> dict[str, list[str]]:
+def rendered(results: dict[str, Comparison]) -> tuple[list[list[str]], str]:
+    """The cells of the table's rows, and all of its text."""
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(demo.results_table(result))
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capture.get().splitlines() if "│" in line]
-    return {row[0]: row[1:] for row in rows}
+        console.print(demo.results_table(results))
+    lines = capture.get().splitlines()
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line], " ".join(lines)
 
 
 def test_results_table():
     stock = Implementation(0.975, Timing(2.0, 0.1), Timing(40e-6, 6e-6), Timing(3e-3, None), peak_memory=30_000_000)
     ours = Implementation(0.975, Timing(0.5, 0.1), Timing(10e-6, 1e-6), Timing(1e-3, 1e-3), peak_memory=None)
-    rows = rendered_rows(Comparison(stock, ours, 1.5e-6, 20.0, 1, torch.nn.Identity()))
-    assert rows["test accuracy"] == ["97.50%", "97.50%", ""]
-    assert rows["training, s per epoch"] == ["2.00 ±5%", "0.50 ±20%", "4.00"]
-    assert rows["latency of 1 image, µs"] == ["40 ±15%", "10 ±10%", "4.00"]
-    assert rows["latency of 32 images, µs"] == ["3000", "1000 ±100%", "3.00"]
-    assert rows["peak training memory, MB"] == ["not known", "not known", ""]
-    assert rows["largest output difference"] == ["", "1.5e-06", ""]
-
-    rows = rendered_rows(Comparison(stock, replace(ours, peak_memory=12_000_000), 0.0, 20.0, 1, torch.nn.Identity()))
-    assert rows["peak training memory, MB"] == ["30.0", "12.0", "2.50"]
+    rows, text = rendered(
+        {
+            "CNN": Comparison(stock, ours, 1.5e-6, 20.0, 1, torch.nn.Identity()),
+            "GRU": Comparison(stock, replace(ours, peak_memory=12_000_000), 0.0, 7.5, 3, torch.nn.Identity()),
+        }
+    )
+    assert rows[:7] == [
+        ["CNN, 1 epoch", "", "", ""],
+        ["test accuracy", "97.50%", "97.50%", ""],
+        ["training, s per epoch", "2.00 ±5%", "0.50 ±20%", "4.00"],
+        ["latency of 1 image, µs", "40 ±15%", "10 ±10%", "4.00"],
+        ["latency of 32 images, µs", "3000", "1000 ±100%", "3.00"],
+        ["peak training memory, MB", "not known", "not known", ""],
+        ["largest output difference", "", "1.5e-06", ""],
+    ]
+    assert rows[7] == ["GRU, 3 epochs", "", "", ""]
+    assert rows[12] == ["peak training memory, MB", "30.0", "12.0", "2.50"]
+    assert "CNN 20.0, GRU 7.5" in text
 
 
 def test_bench_gets_its_arguments(monkeypatch):
