@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import signal
 import struct
 import subprocess
@@ -24,6 +25,7 @@ from typer.testing import CliRunner
 
 from fastvision.cli import app as commands
 from fastvision.cli import demo, info
+from fastvision.data import ImageDataset
 from fastvision.training import Comparison, Implementation, Timing, comparison, measure
 
 
@@ -144,6 +146,36 @@ def test_demo_refuses_options(option, value):
     result = run("demo", option, value)
     assert result.exit_code == 2
     assert option in result.stderr
+
+
+def test_default_images(monkeypatch):
+    labels = torch.arange(40) // 20
+    dataset = ImageDataset("sorted", torch.zeros(40, 1, 8, 8, dtype=torch.uint8), labels, "ab")
+    assert demo.default_images(dataset) is dataset
+    monkeypatch.setattr(demo, "MOST_IMAGES", 20)
+    chosen = demo.default_images(dataset)
+    assert len(chosen) == 20
+    assert 0 < chosen.labels.sum() < 20  # not only those of the first class
+    assert torch.equal(chosen.labels, demo.default_images(dataset).labels)
+
+
+def test_demo_limits_images_unless_epochs_are_given(idx_directory, tmp_path, monkeypatch):
+    calls = []
+
+    class Enough(Exception):
+        pass
+
+    def compare(train_set, test_set, epochs, **options):
+        calls.append((len(train_set), epochs, options["time_limit"]))
+        raise Enough
+
+    monkeypatch.setattr(demo.training, "compare", compare)
+    monkeypatch.setattr(demo, "MOST_IMAGES", 32)
+    for arguments in ([], ["--epochs", 3]):
+        result = run("demo", "--data", idx_directory, "--out", tmp_path, *arguments)
+        assert isinstance(result.exception, Enough)
+        assert ("32 of 48 images to train" in result.stdout) == (not arguments)
+    assert calls == [(32, demo.MOST_EPOCHS, demo.SECONDS_TO_TRAIN), (48, 3, math.inf)]
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(60_000, 1), (20_000, 2), (4_000, 12), (1, 20), (10**7, 1)])

@@ -198,6 +198,11 @@ def test_build_model(model):
     assert layers(converted) == layers(fastvision.convert(stock)) != layers(stock)
 
 
+def test_build_model_refuses_other_models():
+    with pytest.raises(ValueError, match="build_model: model: expected one of recognition, gru, lstm, got 'rnn'"):
+        training.build_model(dark_and_bright(), "rnn", converted=False)
+
+
 @every_model
 @pytest.mark.usefixtures("quick_measurements")
 def test_compare(model):

@@ -63,7 +63,7 @@ def demo(
         typer.Option(
             min=1,
             help="Times to see the training images.",
-            show_default="about 50,000 images in all, or 36 seconds for each model",
+            show_default="about 50,000 images in all, or two minutes for all models",
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.", show_default="torch's choice")] = None,

@@ -32,18 +32,22 @@ CONTESTANTS = (
     Contestant("gru", "GRU", "GRU that reads images row by row"),
     Contestant("lstm", "LSTM", "LSTM that reads images row by row"),
 )
+# Where the user doesn't say how many epochs, the whole demo ends within three minutes on two slow cores.
+SECONDS_TO_TRAIN = 36  # each model
+MOST_IMAGES = 30_000  # of a larger set: the first epoch has to end, however long it takes
 IMAGES_TO_SEE = 50_000  # in all epochs together: enough to be well trained
 MOST_EPOCHS = 20
-SECONDS_TO_TRAIN = 36  # each model, where the user doesn't say how many epochs: the demo ends within three minutes
 LABELS = {"stock": "stock PyTorch", "fastvision": "fastvision"}
 
 
 def run(train_set: ImageDataset, test_set: ImageDataset, epochs: int | None, out: Path, device: str) -> None:
     """Trains, prints the table and writes ``predictions.png`` into `out`, a directory that exists."""
     console = Console()
-    time_limit = math.inf if epochs else SECONDS_TO_TRAIN
-    epochs = epochs or default_epochs(len(train_set))
-    _describe(console, train_set, test_set, device)
+    available, time_limit = len(train_set), math.inf
+    if epochs is None:
+        train_set, time_limit = default_images(train_set), SECONDS_TO_TRAIN
+        epochs = default_epochs(len(train_set))
+    _describe(console, train_set, available, test_set, device)
 
     comparisons: dict[str, Comparison] = {}
     for contestant in CONTESTANTS:
@@ -71,12 +75,21 @@ def run(train_set: ImageDataset, test_set: ImageDataset, epochs: int | None, out
     console.print(f"Predictions: {picture}", soft_wrap=True)
 
 
+def default_images(dataset: ImageDataset) -> ImageDataset:
+    """MOST_IMAGES of the set, at random; all of a smaller one."""
+    if len(dataset) <= MOST_IMAGES:
+        return dataset
+    return dataset.subset(torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:MOST_IMAGES])
+
+
 def default_epochs(images: int) -> int:
     """Epochs that show about IMAGES_TO_SEE images."""
     return max(1, min(MOST_EPOCHS, round(IMAGES_TO_SEE / images)))
 
 
-def _describe(console: Console, train_set: ImageDataset, test_set: ImageDataset, device: str) -> None:
+def _describe(console: Console, train_set: ImageDataset, available: int, test_set: ImageDataset, device: str) -> None:
+    """Says what the demo runs on; `available` is how many training images there are to choose from."""
+    chosen = f"{len(train_set):,}" if len(train_set) == available else f"{len(train_set):,} of {available:,}"
     channels, height, width = train_set.image_shape
     capability = fastvision.backends.cpu.capability
     processor = cpu_name() if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
@@ -87,7 +100,7 @@ def _describe(console: Console, train_set: ImageDataset, test_set: ImageDataset,
         soft_wrap=True,
     )
     console.print(
-        f"{train_set.name}: {len(train_set):,} images to train, {len(test_set):,} to test, "
+        f"{train_set.name}: {chosen} images to train, {len(test_set):,} to test, "
         f"{height}x{width}, {_count(channels, 'channel')}, {_count(len(train_set.classes), 'class', 'classes')}",
         highlight=False,
         soft_wrap=True,

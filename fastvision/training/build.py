@@ -39,7 +39,12 @@ def build_model(
         model: ``"recognition"`` is the recognition CNN; ``"gru"`` and ``"lstm"`` read an image row by row.
         converted: Chooses fastvision's layers instead of stock ones.
         seed: Of the weights.
+
+    Raises:
+        ValueError: Where `model` is none of these.
     """
+    if model not in RECIPES:
+        raise ValueError(f"build_model: model: expected one of {', '.join(RECIPES)}, got {model!r}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         built = RECIPES[model].build(dataset.image_shape, len(dataset.classes))
@@ -56,8 +61,9 @@ def _row_classifier(cell: str, image_shape: tuple[int, int, int], num_classes: i
     return SequenceClassifier(num_classes, channels * width, HIDDEN_SIZE, cell=cell)
 
 
+# Adam's usual 1e-3 would need twice the epochs for the recurrent models.
 RECIPES: dict[ModelName, Recipe] = {
     "recognition": Recipe(_recognition_cnn, learning_rate=1e-3),
-    "gru": Recipe(partial(_row_classifier, "GRU"), learning_rate=3e-3),
-    "lstm": Recipe(partial(_row_classifier, "LSTM"), learning_rate=3e-3),
+    "gru": Recipe(partial(_row_classifier, "GRU"), learning_rate=5e-3),
+    "lstm": Recipe(partial(_row_classifier, "LSTM"), learning_rate=5e-3),
 }
