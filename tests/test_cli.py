@@ -98,7 +98,10 @@ def test_version():
 def test_demo(idx_directory, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "ROUNDS", 1)
     monkeypatch.setattr(measure, "SECONDS_PER_ROUND", 0.001)
-    monkeypatch.setattr(comparison, "peak_training_memory", lambda run: 2_000_000)
+    trained = []
+    monkeypatch.setattr(
+        comparison, "peak_training_memory", lambda run: trained.append((run.model, run.converted)) or 2_000_000
+    )
     monkeypatch.chdir(tmp_path)
     result = run("demo", "--data", idx_directory, "--epochs", 2, "--threads", 1, "--out", "results/new")
     assert result.exit_code == 0, result.output
@@ -115,6 +118,7 @@ def test_demo(idx_directory, tmp_path, monkeypatch):
     assert result.stdout.count("\nMeasuring accuracy and output difference, latency, peak memory\n") == 3
     assert (tmp_path / "results" / "new" / "predictions.png").read_bytes().startswith(b"\x89PNG")
     assert torch.get_num_threads() == 1
+    assert trained == [(model, converted) for model in ("recognition", "gru", "lstm") for converted in (False, True)]
 
 
 @pytest.mark.parametrize(
