@@ -82,6 +82,16 @@ def test_progress_is_the_mean_over_the_epoch():
         assert result.accuracy == expected.accuracy
 
 
+def test_learning_rate_decays_by_epochs():
+    """Where it decays to nothing, the second epoch changes nothing."""
+    once, twice, undiminished = small_model(), small_model(), small_model()
+    training.fit(once, dark_and_bright(), 1, batch_size=8)
+    training.fit(twice, dark_and_bright(), 2, batch_size=8, learning_rate_decay=0)
+    training.fit(undiminished, dark_and_bright(), 2, batch_size=8)
+    assert torch.equal(weights(once), weights(twice))
+    assert not torch.equal(weights(once), weights(undiminished))
+
+
 class Constant(nn.Module):
     """Says the same of every image."""
 
@@ -239,10 +249,13 @@ def test_compare_keeps_a_time_limit(time_limit, epochs):
 
 
 @pytest.mark.usefixtures("quick_measurements")
-def test_compare_trains_at_the_models_learning_rate(monkeypatch):
-    monkeypatch.setitem(build.RECIPES, "gru", replace(build.RECIPES["gru"], learning_rate=0))
-    trained = training.compare(dark_and_bright(), dark_and_bright(40), 1, model="gru").model
-    assert torch.equal(weights(trained), weights(training.build_model(dark_and_bright(), "gru", converted=True)))
+def test_compare_trains_by_the_recipe(monkeypatch):
+    rates = {"learning_rate": 0.01, "learning_rate_decay": 0.1}
+    monkeypatch.setitem(build.RECIPES, "gru", replace(build.RECIPES["gru"], **rates))
+    expected = training.build_model(dark_and_bright(), "gru", converted=True)
+    training.fit(expected, dark_and_bright(), 2, **rates)
+    trained = training.compare(dark_and_bright(), dark_and_bright(40), 2, model="gru").model
+    assert torch.equal(weights(trained), weights(expected))
 
 
 @every_model

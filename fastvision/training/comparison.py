@@ -88,8 +88,16 @@ def compare(
         on_measure: Called with what is being measured, when a measurement after training begins.
     """
     models = [build_model(train_set, model, converted=converted, seed=seed).to(device) for converted in (False, True)]
+    recipe = RECIPES[model]
     trainers = [
-        Trainer(each, train_set, batch_size=BATCH_SIZE, learning_rate=RECIPES[model].learning_rate, seed=seed)
+        Trainer(
+            each,
+            train_set,
+            batch_size=BATCH_SIZE,
+            learning_rate=recipe.learning_rate,
+            learning_rate_decay=recipe.learning_rate_decay,
+            seed=seed,
+        )
         for each in models
     ]
     epoch_timings = _train_in_turns(trainers, epochs, time_limit, on_batch)
