@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import signal
 import struct
 import subprocess
@@ -24,6 +25,7 @@ from typer.testing import CliRunner
 
 from fastvision.cli import app as commands
 from fastvision.cli import demo, info
+from fastvision.data import ImageDataset
 from fastvision.training import Comparison, Implementation, Timing, comparison, measure
 
 
@@ -96,19 +98,27 @@ def test_version():
 def test_demo(idx_directory, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "ROUNDS", 1)
     monkeypatch.setattr(measure, "SECONDS_PER_ROUND", 0.001)
-    monkeypatch.setattr(comparison, "peak_training_memory", lambda run: 2_000_000)
+    trained = []
+    monkeypatch.setattr(
+        comparison, "peak_training_memory", lambda run: trained.append((run.model, run.converted)) or 2_000_000
+    )
     monkeypatch.chdir(tmp_path)
     result = run("demo", "--data", idx_directory, "--epochs", 2, "--threads", 1, "--out", "results/new")
     assert result.exit_code == 0, result.output
     for text in (
         "images: 48 images to train, 16 to test, 8x8, 1 channel, 2 classes",
         "epoch 2/2",
-        "after 2 epochs, 1 thread",
+        "Stock PyTorch beside fastvision, 1 thread",
+        "CNN, 2 epochs",
+        "GRU, 2 epochs",
+        "LSTM, 2 epochs",
         "2.0",
     ):
         assert text in result.stdout
+    assert result.stdout.count("\nMeasuring accuracy and output difference, latency, peak memory\n") == 3
     assert (tmp_path / "results" / "new" / "predictions.png").read_bytes().startswith(b"\x89PNG")
     assert torch.get_num_threads() == 1
+    assert trained == [(model, converted) for model in ("recognition", "gru", "lstm") for converted in (False, True)]
 
 
 @pytest.mark.parametrize(
@@ -142,32 +152,71 @@ def test_demo_refuses_options(option, value):
     assert option in result.stderr
 
 
-@pytest.mark.parametrize(("images", "epochs"), [(60_000, 2), (4_000, 20), (1, 20), (10**7, 1)])
+def test_default_images(monkeypatch):
+    labels = torch.arange(40) // 20
+    dataset = ImageDataset("sorted", torch.zeros(40, 1, 8, 8, dtype=torch.uint8), labels, "ab")
+    assert demo.default_images(dataset) is dataset
+    monkeypatch.setattr(demo, "MOST_IMAGES", 20)
+    chosen = demo.default_images(dataset)
+    assert len(chosen) == 20
+    assert 0 < chosen.labels.sum() < 20  # not only those of the first class
+    assert torch.equal(chosen.labels, demo.default_images(dataset).labels)
+
+
+def test_demo_limits_images_unless_epochs_are_given(idx_directory, tmp_path, monkeypatch):
+    calls = []
+
+    class Enough(Exception):
+        pass
+
+    def compare(train_set, test_set, epochs, **options):
+        calls.append((len(train_set), epochs, options["time_limit"]))
+        raise Enough
+
+    monkeypatch.setattr(demo.training, "compare", compare)
+    monkeypatch.setattr(demo, "MOST_IMAGES", 32)
+    for arguments in ([], ["--epochs", 3]):
+        result = run("demo", "--data", idx_directory, "--out", tmp_path, *arguments)
+        assert isinstance(result.exception, Enough)
+        assert ("32 of 48 images to train" in result.stdout) == (not arguments)
+    assert calls == [(32, demo.MOST_EPOCHS, demo.SECONDS_TO_TRAIN), (48, 3, math.inf)]
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(60_000, 1), (20_000, 2), (4_000, 12), (1, 20), (10**7, 1)])
 def test_default_epochs(images, epochs):
     assert demo.default_epochs(images) == epochs
 
 
-def rendered_rows(result: Comparison) -> dict[str, list[str]]:
+def rendered(results: dict[str, Comparison]) -> tuple[list[list[str]], str]:
+    """The cells of the table's rows, and all of its text."""
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(demo.results_table(result))
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capture.get().splitlines() if "│" in line]
-    return {row[0]: row[1:] for row in rows}
+        console.print(demo.results_table(results))
+    lines = capture.get().splitlines()
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line], " ".join(lines)
 
 
 def test_results_table():
     stock = Implementation(0.975, Timing(2.0, 0.1), Timing(40e-6, 6e-6), Timing(3e-3, None), peak_memory=30_000_000)
     ours = Implementation(0.975, Timing(0.5, 0.1), Timing(10e-6, 1e-6), Timing(1e-3, 1e-3), peak_memory=None)
-    rows = rendered_rows(Comparison(stock, ours, 1.5e-6, 20.0, 1, torch.nn.Identity()))
-    assert rows["test accuracy"] == ["97.50%", "97.50%", ""]
-    assert rows["training, s per epoch"] == ["2.00 ±5%", "0.50 ±20%", "4.00"]
-    assert rows["latency of 1 image, µs"] == ["40 ±15%", "10 ±10%", "4.00"]
-    assert rows["latency of 32 images, µs"] == ["3000", "1000 ±100%", "3.00"]
-    assert rows["peak training memory, MB"] == ["not known", "not known", ""]
-    assert rows["largest output difference"] == ["", "1.5e-06", ""]
-
-    rows = rendered_rows(Comparison(stock, replace(ours, peak_memory=12_000_000), 0.0, 20.0, 1, torch.nn.Identity()))
-    assert rows["peak training memory, MB"] == ["30.0", "12.0", "2.50"]
+    rows, text = rendered(
+        {
+            "CNN": Comparison(stock, ours, 1.5e-6, 20.0, 1, torch.nn.Identity()),
+            "GRU": Comparison(stock, replace(ours, peak_memory=12_000_000), 0.0, 7.5, 3, torch.nn.Identity()),
+        }
+    )
+    assert rows[:7] == [
+        ["CNN, 1 epoch", "", "", ""],
+        ["test accuracy", "97.50%", "97.50%", ""],
+        ["training, s per epoch", "2.00 ±5%", "0.50 ±20%", "4.00"],
+        ["latency of 1 image, µs", "40 ±15%", "10 ±10%", "4.00"],
+        ["latency of 32 images, µs", "3000", "1000 ±100%", "3.00"],
+        ["peak training memory, MB", "not known", "not known", ""],
+        ["largest output difference", "", "1.5e-06", ""],
+    ]
+    assert rows[7] == ["GRU, 3 epochs", "", "", ""]
+    assert rows[12] == ["peak training memory, MB", "30.0", "12.0", "2.50"]
+    assert "CNN 20.0, GRU 7.5" in text
 
 
 def test_bench_gets_its_arguments(monkeypatch):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_sequence
 
 import fastvision
-from fastvision.models import RecognitionCNN
+from fastvision.models import RecognitionCNN, SequenceClassifier
 
 
 def small_cnn(**options) -> RecognitionCNN:
@@ -59,4 +60,86 @@ def test_recognition_cnn_converts():
     images = torch.rand(3, 1, 28, 28)
     assert fastvision.explain(converted).count("replaced") == 3
     assert list(converted.state_dict()) == list(model.state_dict())
+    torch.testing.assert_close(converted(images), model(images), atol=1e-5, rtol=1e-5)
+
+
+OPTIONS = ({}, {"num_layers": 2, "bidirectional": True, "dropout": 0.5})
+sequence_options = pytest.mark.parametrize(
+    "options", [{"cell": cell} | options for cell in ("GRU", "LSTM") for options in OPTIONS], ids=str
+)
+
+
+def sequence_classifier(**options) -> SequenceClassifier:
+    """Of 6 features a step, into 3 classes."""
+    torch.manual_seed(0)
+    return SequenceClassifier(3, 6, 16, **options).eval()
+
+
+@sequence_options
+def test_sequence_classifier_shapes(options):
+    model = sequence_classifier(**options)
+    assert model(torch.rand(4, 5, 6)).shape == (4, 3)
+    assert model(torch.rand(5, 6)).shape == (3,)
+    assert model(torch.rand(0, 5, 6)).shape == (0, 3)
+    assert model(torch.rand(4, 2, 5, 3)).shape == (4, 3)
+    assert model(torch.rand(0, 2, 5, 3)).shape == (0, 3)
+
+
+def test_sequence_classifier_reads_images_row_by_row():
+    model = sequence_classifier()
+    image = torch.rand(1, 2, 5, 3)
+    rows = torch.stack([torch.cat([channel[row] for channel in image[0]]) for row in range(5)])
+    torch.testing.assert_close(model(image)[0], model(rows))
+
+
+@sequence_options
+def test_sequence_classifier_sees_the_last_hidden_state(options):
+    model = sequence_classifier(**options)
+    sequence = torch.rand(5, 6)
+    output, _ = model.rnn(sequence)
+    last = output[-1]
+    if model.rnn.bidirectional:
+        last = torch.cat([output[-1, :16], output[0, 16:]])  # the way back ends at the first step
+    torch.testing.assert_close(model(sequence), model.classifier[-1](last))
+
+
+@sequence_options
+def test_sequence_classifier_takes_packed_sequences(options):
+    model = sequence_classifier(**options)
+    sequences = [torch.rand(length, 6) for length in (2, 5, 3)]
+    packed = pack_sequence(sequences, enforce_sorted=False)
+    torch.testing.assert_close(model(packed), torch.stack([model(sequence) for sequence in sequences]))
+
+
+def test_sequence_classifier_layers():
+    model = sequence_classifier(cell="GRU", num_layers=3, bidirectional=True, dropout=0.25)
+    assert type(model.rnn) is nn.GRU
+    assert (model.rnn.num_layers, model.rnn.bidirectional, model.rnn.dropout) == (3, True, 0.25)
+    assert (model.classifier[0].p, model.classifier[1].in_features) == (0.25, 32)
+    assert type(sequence_classifier().rnn) is nn.LSTM
+
+
+def test_sequence_classifier_dropout_of_one_layer_does_not_warn(recwarn):
+    assert sequence_classifier(dropout=0.25).classifier[0].p == 0.25
+    assert not recwarn.list
+
+
+def test_sequence_classifier_dtype_and_device():
+    model = SequenceClassifier(dtype=torch.float64, device="meta")
+    assert {(parameter.dtype, parameter.device.type) for parameter in model.parameters()} == {(torch.float64, "meta")}
+
+
+def test_sequence_classifier_refuses_other_cells():
+    with pytest.raises(ValueError, match="SequenceClassifier: cell: expected one of GRU, LSTM, got 'lstm'"):
+        SequenceClassifier(cell="lstm")
+
+
+@sequence_options
+def test_sequence_classifier_converts(options):
+    model = sequence_classifier(**options)
+    converted = fastvision.convert(model)
+    (row,) = [row for row in fastvision.explain(converted).rows if row.name == "rnn"]
+    assert (row.status, row.reason) == ("replaced", f"calls fastvision.ops.{options['cell'].lower()}")
+    assert list(converted.state_dict()) == list(model.state_dict())
+    images = torch.rand(3, 2, 5, 3)
     torch.testing.assert_close(converted(images), model(images), atol=1e-5, rtol=1e-5)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+import fastvision
 from fastvision import training
 from fastvision.data import ImageDataset
-from fastvision.training import comparison, measure
+from fastvision.training import build, comparison, measure
 
 
 def dark_and_bright(count: int = 48, size: int = 8) -> ImageDataset:
@@ -79,6 +80,16 @@ def test_progress_is_the_mean_over_the_epoch():
         assert (result.loss, result.accuracy) == (last.loss, last.accuracy)
         assert result.loss == pytest.approx(expected.loss, rel=1e-5)
         assert result.accuracy == expected.accuracy
+
+
+def test_learning_rate_decays_by_epochs():
+    """Where it decays to nothing, the second epoch changes nothing."""
+    once, twice, undiminished = small_model(), small_model(), small_model()
+    training.fit(once, dark_and_bright(), 1, batch_size=8)
+    training.fit(twice, dark_and_bright(), 2, batch_size=8, learning_rate_decay=0)
+    training.fit(undiminished, dark_and_bright(), 2, batch_size=8)
+    assert torch.equal(weights(once), weights(twice))
+    assert not torch.equal(weights(once), weights(undiminished))
 
 
 class Constant(nn.Module):
@@ -149,7 +160,7 @@ def test_latencies_take_turns_in_inference_mode(monkeypatch):
     assert len(latencies) == 2
 
 
-RUN = measure.TrainingRun((1, 28, 28), 10, batch_size=64, converted=False, device="cpu", threads=1)
+RUN = measure.TrainingRun("recognition", (1, 28, 28), 10, batch_size=64, converted=False, device="cpu", threads=1)
 
 
 @pytest.mark.slow
@@ -162,6 +173,8 @@ def test_peak_memory_holds_the_activations():
     assert first_convolution < peak < 20 * first_convolution
     # 56 images fewer: at least the outputs of one convolution for them, whatever a step needs besides.
     assert peak - measure.peak_training_memory(replace(RUN, batch_size=8)) > first_convolution * 56 / 64
+    # Of an LSTM: at least the gates and both states of 28 steps, and less than the convolutions need.
+    assert 64 * 28 * 6 * 128 * 4 < measure.peak_training_memory(replace(RUN, model="lstm")) < peak
 
 
 def test_peak_memory_reports_a_failed_process():
@@ -173,25 +186,43 @@ def test_peak_memory_reports_a_failed_process():
 def quick_measurements(monkeypatch):
     monkeypatch.setattr(measure, "ROUNDS", 1)
     monkeypatch.setattr(measure, "SECONDS_PER_ROUND", 0.001)
-    monkeypatch.setattr(comparison, "peak_training_memory", lambda run: 2 if run.converted else 3)
+    monkeypatch.setattr(comparison, "peak_training_memory", lambda run: len(run.model) - run.converted)
 
 
-def test_build_model():
-    stock, same, other = (training.build_model(dark_and_bright(), converted=False, seed=seed) for seed in (0, 0, 1))
-    converted = training.build_model(dark_and_bright(), converted=True)
+def layers(model: nn.Module) -> list[type[nn.Module]]:
+    return [type(module) for module in model.modules()]
+
+
+every_model = pytest.mark.parametrize("model", ["recognition", "gru", "lstm"])
+
+
+@every_model
+def test_build_model(model):
+    dataset = dark_and_bright()
+    stock, same, other = (training.build_model(dataset, model, converted=False, seed=seed) for seed in (0, 0, 1))
+    converted = training.build_model(dataset, model, converted=True)
     assert torch.equal(weights(stock), weights(same))
     assert not torch.equal(weights(stock), weights(other))
     assert torch.equal(weights(stock), weights(converted))
-    assert str(stock) != str(converted)
+    assert not any(kind.__module__.startswith("fastvision.nn") for kind in layers(stock))
+    assert layers(converted) == layers(fastvision.convert(stock)) != layers(stock)
+    assert {"recognition": nn.Conv2d, "gru": nn.GRU, "lstm": nn.LSTM}[model] in layers(stock)
 
 
+def test_build_model_refuses_other_models():
+    with pytest.raises(ValueError, match="build_model: model: expected one of recognition, gru, lstm, got 'rnn'"):
+        training.build_model(dark_and_bright(), "rnn", converted=False)
+
+
+@every_model
 @pytest.mark.usefixtures("quick_measurements")
-def test_compare():
+def test_compare(model):
     steps, stages = [], []
     result = training.compare(
         dark_and_bright(),
         dark_and_bright(40),
         2,
+        model=model,
         on_batch=lambda name, progress: steps.append((name, progress)),
         on_measure=stages.append,
     )
@@ -203,11 +234,11 @@ def test_compare():
     ]
     for (_, stock), (_, ours) in zip(steps[::2], steps[1::2], strict=True):
         assert ours.loss == pytest.approx(stock.loss, rel=1e-3)  # the same weights, images and dropout
-    assert (result.stock.peak_memory, result.fastvision.peak_memory) == (3, 2)
+    assert (result.stock.peak_memory, result.fastvision.peak_memory) == (len(model), len(model) - 1)
     assert result.fastvision.accuracy == training.evaluate(result.model, dark_and_bright(40)).accuracy
     assert result.largest_difference < 1e-4 * result.largest_score
     assert not result.model.training
-    assert str(result.model) == str(training.build_model(dark_and_bright(), converted=True))
+    assert layers(result.model) == layers(training.build_model(dark_and_bright(), model, converted=True))
     assert stages[-1].startswith("peak memory")
 
 
@@ -218,7 +249,18 @@ def test_compare_keeps_a_time_limit(time_limit, epochs):
 
 
 @pytest.mark.usefixtures("quick_measurements")
-def test_compare_shows_a_difference(monkeypatch):
+def test_compare_trains_by_the_recipe(monkeypatch):
+    rates = {"learning_rate": 0.01, "learning_rate_decay": 0.1}
+    monkeypatch.setitem(build.RECIPES, "gru", replace(build.RECIPES["gru"], **rates))
+    expected = training.build_model(dark_and_bright(), "gru", converted=True)
+    training.fit(expected, dark_and_bright(), 2, **rates)
+    trained = training.compare(dark_and_bright(), dark_and_bright(40), 2, model="gru").model
+    assert torch.equal(weights(trained), weights(expected))
+
+
+@every_model
+@pytest.mark.usefixtures("quick_measurements")
+def test_compare_shows_a_difference(monkeypatch, model):
     """Where fastvision's layers computed something else, the table would say so."""
 
     def convert_wrongly(model):
@@ -228,7 +270,7 @@ def test_compare_shows_a_difference(monkeypatch):
         return wrong
 
     monkeypatch.setattr(comparison.fastvision, "convert", convert_wrongly)
-    result = training.compare(dark_and_bright(), dark_and_bright(40), 1)
+    result = training.compare(dark_and_bright(), dark_and_bright(40), 1, model=model)
     assert result.largest_difference == pytest.approx(0.5, rel=1e-4)
 
 
@@ -238,7 +280,7 @@ def picture_pixels(path: Path, dataset: ImageDataset, predicted: torch.Tensor) -
 
     from fastvision.training.pictures import draw_predictions
 
-    draw_predictions(path, dataset, 5 * nn.functional.one_hot(predicted, 2).float())
+    draw_predictions(path, dataset, {"all": 5 * nn.functional.one_hot(predicted, 2).float()})
     return np.asarray(Image.open(path).convert("RGB"))
 
 
@@ -249,6 +291,41 @@ def test_picture_marks_mistakes(tmp_path, mistakes):
     predicted[:mistakes] = 1 - predicted[:mistakes]
     pixels = picture_pixels(tmp_path / "a.png", dataset, predicted)
     assert (pixels == (0xCF, 0x22, 0x2E)).all(-1).any() == (mistakes > 0)
+
+
+def test_picture_tells_classifiers_apart(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason='matplotlib (the extra "vision") is not installed')
+    from fastvision.training import pictures
+
+    figures = []
+    monkeypatch.setattr(pictures.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    dataset = dark_and_bright(10)  # even indices are dark
+    right = nn.functional.one_hot(dataset.labels, 2).float()
+    wrong = right.clone()
+    wrong[2], wrong[4] = torch.tensor([[0.0, 2.0], [0.0, 3.0]])
+    pictures.draw_predictions(tmp_path / "a.png", dataset, {"good": right, "bad": wrong})
+    (figure,) = figures
+    assert [text.get_text() for text in figure.texts[1:]] == [
+        "bad: 80.0% recognised, the 2 most confident of 2 mistakes",
+        "10 of the 10 test images, at random",
+    ]
+
+    def red(text):
+        return text, pictures.WRONG_COLOUR
+
+    def grey(text):
+        return text, pictures.RIGHT_COLOUR
+
+    # The lines above each image, from bottom to top.
+    captions = [[(line.get_text(), line.get_color()) for line in axes.texts] for axes in figure.axes]
+    assert captions[:2] == [[red("true: dark"), red("bright (95%)")], [red("true: dark"), red("bright (88%)")]]
+    expected = [
+        *[[grey("bad: dark (73%)"), grey("good: dark (73%)")]] * 3,
+        *[[grey("bad: bright (73%)"), grey("good: bright (73%)")]] * 5,
+        [red("true: dark"), red("bad: bright (88%)"), grey("good: dark (73%)")],
+        [red("true: dark"), red("bad: bright (95%)"), grey("good: dark (73%)")],
+    ]
+    assert sorted(captions[2:]) == sorted(expected)
 
 
 def test_picture_shows_colours(tmp_path):
@@ -262,5 +339,7 @@ def test_picture_checks_scores(tmp_path):
     pytest.importorskip("matplotlib", reason='matplotlib (the extra "vision") is not installed')
     from fastvision.training.pictures import draw_predictions
 
-    with pytest.raises(ValueError, match=r"scores: expected shape \(48, 2\), got \(47, 2\)"):
-        draw_predictions(tmp_path / "a.png", dark_and_bright(), torch.zeros(47, 2))
+    with pytest.raises(ValueError, match=r"scores: expected shape \(48, 2\), got \(47, 2\) for 'one less'"):
+        draw_predictions(
+            tmp_path / "a.png", dark_and_bright(), {"all": torch.zeros(48, 2), "one less": torch.zeros(47, 2)}
+        )

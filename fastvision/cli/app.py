@@ -61,14 +61,18 @@ def demo(
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Times to see the training images.", show_default="about 100,000 images in all, or two minutes"
+            min=1,
+            help="Times to see the training images.",
+            show_default="about 50,000 images in all, or two minutes for all models",
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.", show_default="torch's choice")] = None,
     out: Annotated[Path, typer.Option(help="Directory for the picture of predictions.")] = Path("demo"),
     device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
 ) -> None:
-    """Train a CNN on real images with stock layers and with fastvision's, and compare them.
+    """Train a CNN, a GRU and an LSTM on real images with stock layers and with fastvision's, and compare them.
+
+    The GRU and the LSTM read each image row by row.
 
     Shows accuracy, speed, memory and the largest difference of the outputs, and draws a picture of predictions.
 

@@ -1,6 +1,7 @@
-"""``fastvision demo``: progress bars, one table, one picture."""
+"""``fastvision demo``: progress bars for each model, one table, one picture."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,34 +17,69 @@ from fastvision.training.comparison import BATCH_SIZE, Comparison
 from fastvision.training.measure import Timing
 from fastvision.training.pictures import draw_predictions
 
-IMAGES_TO_SEE = 100_000  # in all epochs together: enough to be well trained
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model of the demo: its name in fastvision.training, a short title, and what is said before it trains."""
+
+    name: training.ModelName
+    title: str
+    description: str
+
+
+CONTESTANTS = (
+    Contestant("recognition", "CNN", "Recognition CNN"),
+    Contestant("gru", "GRU", "GRU that reads images row by row"),
+    Contestant("lstm", "LSTM", "LSTM that reads images row by row"),
+)
+# Where the user doesn't say how many epochs, the whole demo ends within three minutes on two slow cores.
+SECONDS_TO_TRAIN = 36  # each model
+MOST_IMAGES = 30_000  # of a larger set: the first epoch has to end, however long it takes
+IMAGES_TO_SEE = 50_000  # in all epochs together: enough to be well trained
 MOST_EPOCHS = 20
-SECONDS_TO_TRAIN = 110  # where the user doesn't say how many epochs: the whole demo ends within three minutes
 LABELS = {"stock": "stock PyTorch", "fastvision": "fastvision"}
 
 
 def run(train_set: ImageDataset, test_set: ImageDataset, epochs: int | None, out: Path, device: str) -> None:
     """Trains, prints the table and writes ``predictions.png`` into `out`, a directory that exists."""
     console = Console()
-    time_limit = math.inf if epochs else SECONDS_TO_TRAIN
-    epochs = epochs or default_epochs(len(train_set))
-    _describe(console, train_set, test_set, device)
+    available, time_limit = len(train_set), math.inf
+    if epochs is None:
+        train_set, time_limit = default_images(train_set), SECONDS_TO_TRAIN
+        epochs = default_epochs(len(train_set))
+    _describe(console, train_set, available, test_set, device)
 
-    with TrainingBars(console, len(train_set), epochs) as bars:
-        comparison = training.compare(
-            train_set,
-            test_set,
-            epochs,
-            device=device,
-            time_limit=time_limit,
-            on_batch=bars.update,
-            on_measure=bars.announce,
-        )
-    console.print(results_table(comparison))
+    comparisons: dict[str, Comparison] = {}
+    for contestant in CONTESTANTS:
+        console.print(contestant.description, style="bold", highlight=False)
+        with TrainingBars(console, len(train_set), epochs) as bars:
+            comparisons[contestant.title] = training.compare(
+                train_set,
+                test_set,
+                epochs,
+                model=contestant.name,
+                device=device,
+                time_limit=time_limit,
+                on_batch=bars.update,
+                on_measure=bars.announce,
+            )
+        console.print()
+    console.print(results_table(comparisons))
 
     picture = out / "predictions.png"
-    draw_predictions(picture, test_set, training.predict(comparison.model, test_set))
+    draw_predictions(
+        picture,
+        test_set,
+        {title: training.predict(comparison.model, test_set) for title, comparison in comparisons.items()},
+    )
     console.print(f"Predictions: {picture}", soft_wrap=True)
+
+
+def default_images(dataset: ImageDataset) -> ImageDataset:
+    """MOST_IMAGES of the set, at random; all of a smaller one."""
+    if len(dataset) <= MOST_IMAGES:
+        return dataset
+    return dataset.subset(torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:MOST_IMAGES])
 
 
 def default_epochs(images: int) -> int:
@@ -51,7 +87,9 @@ def default_epochs(images: int) -> int:
     return max(1, min(MOST_EPOCHS, round(IMAGES_TO_SEE / images)))
 
 
-def _describe(console: Console, train_set: ImageDataset, test_set: ImageDataset, device: str) -> None:
+def _describe(console: Console, train_set: ImageDataset, available: int, test_set: ImageDataset, device: str) -> None:
+    """Says what the demo runs on; `available` is how many training images there are to choose from."""
+    chosen = f"{len(train_set):,}" if len(train_set) == available else f"{len(train_set):,} of {available:,}"
     channels, height, width = train_set.image_shape
     capability = fastvision.backends.cpu.capability
     processor = cpu_name() if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
@@ -62,7 +100,7 @@ def _describe(console: Console, train_set: ImageDataset, test_set: ImageDataset,
         soft_wrap=True,
     )
     console.print(
-        f"{train_set.name}: {len(train_set):,} images to train, {len(test_set):,} to test, "
+        f"{train_set.name}: {chosen} images to train, {len(test_set):,} to test, "
         f"{height}x{width}, {_count(channels, 'channel')}, {_count(len(train_set.classes), 'class', 'classes')}",
         highlight=False,
         soft_wrap=True,
@@ -104,25 +142,39 @@ class TrainingBars:
         self.progress.update(task, completed=progress.epoch * self.images_per_epoch + progress.images, state=state)
 
     def announce(self, what: str) -> None:
-        """Ends the bars and says what is measured after training."""
+        """Ends the bars and says, on one line, what is measured after training."""
+        lead = "Measuring " if self.progress.live.is_started else ", "
         self._stop()
-        self.progress.console.print(f"Measuring {what}", highlight=False)
+        self.progress.console.print(f"{lead}{what}", end="", highlight=False, soft_wrap=True)
 
     def _stop(self) -> None:
         if self.progress.live.is_started:  # a second stop would print an empty line
             self.progress.stop()
 
 
-def results_table(comparison: Comparison) -> Table:
-    """The comparison as a table: a row per measurement, a column per implementation."""
-    stock, ours = comparison.stock, comparison.fastvision
-    table = Table(
-        title=f"Recognition CNN after {_count(comparison.epochs, 'epoch')}, {_count(torch.get_num_threads(), 'thread')}"
-    )
+def results_table(comparisons: dict[str, Comparison]) -> Table:
+    """The comparisons, by their models' titles: a row per measurement, a column per implementation."""
+    table = Table(title=f"Stock PyTorch beside fastvision, {_count(torch.get_num_threads(), 'thread')}")
     table.add_column("")
     table.add_column("stock PyTorch", justify="right")
     table.add_column("fastvision", justify="right")
     table.add_column("stock / fastvision", justify="right")
+    for title, comparison in comparisons.items():
+        table.add_section()
+        table.add_row(f"{title}, {_count(comparison.epochs, 'epoch')}", style="bold")
+        _add_comparison(table, comparison)
+    largest_scores = ", ".join(f"{title} {comparison.largest_score:.1f}" for title, comparison in comparisons.items())
+    table.caption = (
+        "Times are medians ± their interquartile range: where it is wide, other programs kept the machine busy. "
+        f"Memory is what training steps with {BATCH_SIZE} images add, each implementation measured "
+        "in its own process. The difference is between the outputs of both for the same trained weights and all test "
+        f"images; the largest outputs are: {largest_scores}."
+    )
+    return table
+
+
+def _add_comparison(table: Table, comparison: Comparison) -> None:
+    stock, ours = comparison.stock, comparison.fastvision
     table.add_row("test accuracy", f"{stock.accuracy:.2%}", f"{ours.accuracy:.2%}", "")
     _add_timing(table, "training, s per epoch", stock.epoch, ours.epoch, 1, ".2f")
     _add_timing(table, "latency of 1 image, µs", stock.image_latency, ours.image_latency, 1e6, ".0f")
@@ -134,13 +186,6 @@ def results_table(comparison: Comparison) -> Table:
         ratio = f"{stock.peak_memory / ours.peak_memory:.2f}" if ours.peak_memory else ""
         table.add_row(memory, f"{stock.peak_memory / 1e6:.1f}", f"{ours.peak_memory / 1e6:.1f}", ratio)
     table.add_row("largest output difference", "", f"{comparison.largest_difference:.1e}", "")
-    table.caption = (
-        "Times are medians ± their interquartile range: where it is wide, other programs kept the machine busy. "
-        f"Memory is what training steps with {BATCH_SIZE} images add, each implementation measured "
-        "in its own process. The difference is between the outputs of both for the same trained weights and all test "
-        f"images; the largest output is {comparison.largest_score:.1f}."
-    )
-    return table
 
 
 def _add_timing(table: Table, name: str, stock: Timing, ours: Timing, scale: float, form: str) -> None:

@@ -1,6 +1,6 @@
 """Training and evaluating classifiers, and comparing stock layers with fastvision's on the same images."""
 
-from fastvision.training.build import build_model
+from fastvision.training.build import ModelName, build_model
 from fastvision.training.comparison import Comparison, Implementation, compare
 from fastvision.training.loop import EpochResult, Evaluation, Progress, Trainer, evaluate, fit, predict
 from fastvision.training.measure import Timing
@@ -10,6 +10,7 @@ __all__ = [
     "EpochResult",
     "Evaluation",
     "Implementation",
+    "ModelName",
     "Progress",
     "Timing",
     "Trainer",

@@ -1,4 +1,4 @@
-"""Trains the recognition CNN with stock layers and with fastvision's, and measures both."""
+"""Trains a model with stock layers and with fastvision's, and measures both."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ from torch import nn
 
 import fastvision
 from fastvision.data import ImageDataset
-from fastvision.training.build import build_model
+from fastvision.training.build import RECIPES, ModelName, build_model
 from fastvision.training.loop import Progress, Trainer, evaluate, predict
 from fastvision.training.measure import Timing, TrainingRun, measure_latencies, peak_training_memory
 
@@ -64,13 +64,14 @@ def compare(
     test_set: ImageDataset,
     epochs: int,
     *,
+    model: ModelName = "recognition",
     seed: int = 0,
     device: torch.device | str = "cpu",
     time_limit: float = math.inf,
     on_batch: Callable[[str, Progress], None] | None = None,
     on_measure: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Trains the recognition CNN with stock layers and with fastvision's, and measures both.
+    """Trains a model with stock layers and with fastvision's, and measures both.
 
     Both start from the same weights and see the same images in the same order with the same dropout. They take turns
     an epoch at a time, so that whatever else the machine does disturbs both alike.
@@ -79,21 +80,33 @@ def compare(
         train_set: What to train on.
         test_set: What to measure accuracy and the outputs' difference on.
         epochs: Times that each sees the training images.
+        model: Which model, as in :func:`build_model`.
         seed: Of the weights, the order of the images and dropout.
         device: Where both run.
         time_limit: Seconds of training. An epoch that would exceed it is not begun, except the first.
         on_batch: Called after each step with the implementation, ``"stock"`` or ``"fastvision"``, and its progress.
         on_measure: Called with what is being measured, when a measurement after training begins.
     """
-    models = [build_model(train_set, converted=converted, seed=seed).to(device) for converted in (False, True)]
-    trainers = [Trainer(model, train_set, batch_size=BATCH_SIZE, seed=seed) for model in models]
+    models = [build_model(train_set, model, converted=converted, seed=seed).to(device) for converted in (False, True)]
+    recipe = RECIPES[model]
+    trainers = [
+        Trainer(
+            each,
+            train_set,
+            batch_size=BATCH_SIZE,
+            learning_rate=recipe.learning_rate,
+            learning_rate_decay=recipe.learning_rate_decay,
+            seed=seed,
+        )
+        for each in models
+    ]
     epoch_timings = _train_in_turns(trainers, epochs, time_limit, on_batch)
-    for model in models:
-        model.eval()
+    for each in models:
+        each.eval()
 
     announce = on_measure or (lambda what: None)
-    announce("accuracy and the largest output difference")
-    accuracies = [evaluate(model, test_set).accuracy for model in models]
+    announce("accuracy and output difference")
+    accuracies = [evaluate(each, test_set).accuracy for each in models]
     stock_scores = predict(models[0], test_set)
     difference = (predict(fastvision.convert(models[0]), test_set) - stock_scores).abs().max().item()
 
@@ -102,8 +115,8 @@ def compare(
     image_latencies = measure_latencies(models, images[:1])
     batch_latencies = measure_latencies(models, images)
 
-    announce("peak memory, each in its own process")
-    memories = [_peak_memory(train_set, converted, device) for converted in (False, True)]
+    announce("peak memory")
+    memories = [_peak_memory(train_set, model, converted, device) for converted in (False, True)]
     measured = zip(accuracies, epoch_timings, image_latencies, batch_latencies, memories, strict=True)
     stock, ours = (Implementation(*values) for values in measured)
     return Comparison(
@@ -135,9 +148,15 @@ def _train_in_turns(
     return [Timing.of(durations) for durations in seconds]
 
 
-def _peak_memory(dataset: ImageDataset, converted: bool, device: torch.device | str) -> int | None:
+def _peak_memory(dataset: ImageDataset, model: ModelName, converted: bool, device: torch.device | str) -> int | None:
     return peak_training_memory(
         TrainingRun(
-            dataset.image_shape, len(dataset.classes), BATCH_SIZE, converted, str(device), torch.get_num_threads()
+            model,
+            dataset.image_shape,
+            len(dataset.classes),
+            BATCH_SIZE,
+            converted,
+            str(device),
+            torch.get_num_threads(),
         )
     )

@@ -59,6 +59,7 @@ class Trainer:
         dataset: The training images.
         batch_size: Images per step.
         learning_rate: Adam's.
+        learning_rate_decay: What it is multiplied by after each epoch.
         seed: Of the order of the images and of dropout.
 
     Raises:
@@ -72,6 +73,7 @@ class Trainer:
         *,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
+        learning_rate_decay: float = 1.0,
         seed: int = 0,
     ) -> None:
         _check_not_empty("Trainer", dataset)
@@ -81,6 +83,7 @@ class Trainer:
         self.seed = seed
         self.epochs_done = 0
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, learning_rate_decay)
 
     def run_epoch(self, on_batch: Callable[[Progress], None] | None = None) -> EpochResult:
         """Trains on every image once; `on_batch` is called after each step."""
@@ -99,6 +102,7 @@ class Trainer:
                 if on_batch:
                     on_batch(Progress(self.epochs_done, seen, loss_sum / seen, correct / seen))
         self.epochs_done += 1
+        self.schedule.step()
         return EpochResult(loss_sum / seen, correct / seen, time.perf_counter() - start)
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
@@ -118,11 +122,19 @@ def fit(
     *,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
+    learning_rate_decay: float = 1.0,
     seed: int = 0,
     on_batch: Callable[[Progress], None] | None = None,
 ) -> list[EpochResult]:
     """Trains `model` in place for `epochs`; one result per epoch. The arguments are :class:`Trainer`'s."""
-    trainer = Trainer(model, dataset, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    trainer = Trainer(
+        model,
+        dataset,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        learning_rate_decay=learning_rate_decay,
+        seed=seed,
+    )
     return [trainer.run_epoch(on_batch) for _ in range(epochs)]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from fastvision.data import ImageDataset
-from fastvision.training.build import build_model
+from fastvision.training.build import ModelName, build_model
 from fastvision.training.loop import Trainer
 
 ROUNDS = 5
@@ -55,8 +55,9 @@ def measure_latencies(models: Sequence[nn.Module], images: Tensor) -> list[Timin
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What :func:`peak_training_memory` runs: a few training steps of the recognition CNN on random images."""
+    """What :func:`peak_training_memory` runs: a few training steps of a model on random images."""
 
+    model: ModelName
     image_shape: tuple[int, int, int]
     num_classes: int
     batch_size: int
@@ -95,7 +96,7 @@ def report_training_memory() -> None:
 def _measure(run: TrainingRun) -> int | None:
     torch.set_num_threads(run.threads)
     dataset = _random_images(run)
-    model = build_model(dataset, converted=run.converted).to(run.device)
+    model = build_model(dataset, run.model, converted=run.converted).to(run.device)
     Trainer(model, dataset.subset(slice(1))).run_epoch()
     trainer = Trainer(model, dataset, batch_size=run.batch_size)
     if torch.device(run.device).type == "cuda":
