@@ -56,8 +56,12 @@ class _Sequences(Regularized, StoredWeights):
         batch_dim = 0 if self.batch_first else 1
         if not is_batched:
             input = input.unsqueeze(batch_dim)
-        hx = self._zeros(input, input.size(batch_dim)) if hx is None else self._with_batch(hx, is_batched)
-        self.check_forward_args(input, hx, None)
+        if hx is None:
+            self.check_input(input, None)  # states of our own making fit
+            hx = self._zeros(input, input.size(batch_dim))
+        else:
+            hx = self._with_batch(hx, is_batched)
+            self.check_forward_args(input, hx, None)
         output, hidden = self._run(input, hx, weights, self.batch_first, None)
         return (output, hidden) if is_batched else (output.squeeze(batch_dim), self._without_batch(hidden))
 
@@ -87,7 +91,7 @@ class _Sequences(Regularized, StoredWeights):
 
     def _zero_state(self, input: Tensor, batch: int, size: int) -> Tensor:
         layers = self.num_layers * (2 if self.bidirectional else 1)
-        return torch.zeros(layers, batch, size, dtype=input.dtype, device=input.device)
+        return input.new_zeros((layers, batch, size))
 
 
 def _batch_size(batch_sizes: Tensor, sorted_indices: Tensor | None) -> int:
@@ -116,8 +120,8 @@ class LSTM(_Sequences, nn.LSTM):
     _states = 2
 
     def _zeros(self, input: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        hidden_size = self.proj_size if self.proj_size > 0 else self.hidden_size
-        return self._zero_state(input, batch, hidden_size), self._zero_state(input, batch, self.hidden_size)
+        c = self._zero_state(input, batch, self.hidden_size)
+        return self._zero_state(input, batch, self.proj_size) if self.proj_size > 0 else c, c
 
     def _with_batch(self, hx: tuple[Tensor, Tensor], is_batched: bool) -> tuple[Tensor, Tensor]:
         expected, kind = (3, "batched 3-D") if is_batched else (2, "unbatched 2-D")
@@ -224,7 +228,7 @@ class LSTMCell(_Cell, nn.LSTMCell):
             input = input.unsqueeze(0)
             hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
         if hx is None:
-            zeros = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
+            zeros = input.new_zeros((input.size(0), self.hidden_size))
             hx = (zeros, zeros)
         if self._rates and self._is_regularized():
             h, c = self._regularized_step(input, hx, _cell_parameters(self))
@@ -254,7 +258,7 @@ class GRUCell(_Cell, nn.GRUCell):
             input = input.unsqueeze(0)
             hx = None if hx is None else hx.unsqueeze(0)
         if hx is None:
-            hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
+            hx = input.new_zeros((input.size(0), self.hidden_size))
         if self._rates and self._is_regularized():
             h, _ = self._regularized_step(input, (hx,), _cell_parameters(self))
         elif self._storage is not None and (states := self._step_stored(self._current_weights(), input, [hx])):
