@@ -53,6 +53,21 @@ inline FASTVISION_INLINE Vec load_as_float(const T* source, int64_t n) {
   }
 }
 
+// Up to kLanes rows, each times its scale if there are any, into (depth, rows).
+template <class W>
+void transpose_decoded(const W* source, const float* scale, int64_t rows, int64_t depth, float* target,
+                       int64_t target_stride) {
+  for (int64_t k = 0; k < depth; k += kLanes) {
+    const int64_t n = std::min(kLanes, depth - k);
+    float square[kLanes * kLanes];
+    for (int64_t i = 0; i < rows; ++i) {
+      const Vec values = load_as_float(source + i * depth + k, n);
+      (scale ? values * Vec(scale[i]) : values).store(square + i * kLanes);
+    }
+    transpose_square(square, kLanes, rows, n, target + k * target_stride, target_stride);
+  }
+}
+
 // Units [unit, unit + kLanes) of all gates into [k][gate][kLanes], zeros where there is no such unit. The weights are
 // (Gates * hidden, depth); `scale`, if not null, has a factor for each of their rows.
 template <int Gates, class W>
@@ -60,11 +75,13 @@ void pack_block(const W* weights, const float* scale, int64_t hidden, int64_t de
   const int64_t units = std::min(kLanes, hidden - unit);
   if (units < kLanes) std::fill_n(block, depth * Gates * kLanes, 0.f);
   for (int64_t gate = 0; gate < Gates; ++gate) {
+    const int64_t row = gate * hidden + unit;
     float* target = block + gate * kLanes;
-    transpose(weights + (gate * hidden + unit) * depth, depth, units, depth, target, Gates * kLanes);
-    if (!scale) continue;
-    const Vec factors = load_as_float(scale + gate * hidden + unit, units);
-    for (int64_t k = 0; k < depth; ++k, target += Gates * kLanes) (Vec::loadu(target) * factors).store(target);
+    if constexpr (std::is_same_v<W, float>) {
+      transpose(weights + row * depth, depth, units, depth, target, Gates * kLanes);
+    } else {
+      transpose_decoded(weights + row * depth, scale ? scale + row : nullptr, units, depth, target, Gates * kLanes);
+    }
   }
 }
 
