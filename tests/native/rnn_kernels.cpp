@@ -110,15 +110,17 @@ struct Problem {
   }
 
   void make_matrix(Random& random, int64_t d, int i, int64_t rows, int64_t columns) {
+    // Many large weights would make the states chaotic: rounding errors would grow with each step.
+    const double gain = std::sqrt(40.0 / std::max<int64_t>(40, p.hidden_size));
     if (p.storage != RnnStorage::int8) {
-      weights[d][i] = random.tensor(p.storage == RnnStorage::bf16 ? DType::bf16 : p.dtype, rows * columns, 0.3);
+      weights[d][i] = random.tensor(p.storage == RnnStorage::bf16 ? DType::bf16 : p.dtype, rows * columns, 0.3 * gain);
       return;
     }
     weights[d][i] = std::make_unique<HostTensor>(DType::f32, rows * columns);
     scales[d][i] = std::make_unique<HostTensor>(DType::f32, rows);
     bytes[d][i].reset(new int8_t[rows * columns]);
     for (int64_t row = 0; row < rows; ++row) {
-      scales[d][i]->set(row, 1e-3 * random.between(0, 8));
+      scales[d][i]->set(row, 1e-3 * gain * random.between(0, 8));
       for (int64_t j = row * columns; j < (row + 1) * columns; ++j) {
         bytes[d][i][j] = static_cast<int8_t>(random.between(-128, 127));
         weights[d][i]->set(j, bytes[d][i][j] * scales[d][i]->at(row));
