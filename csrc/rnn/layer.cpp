@@ -2,6 +2,7 @@
 
 #include <c10/util/irange.h>
 
+#include "core/integers.h"
 #include "core/operator_handle.h"
 #include "core/torch_kernels.h"
 #include "rnn/kernels.h"
@@ -108,7 +109,7 @@ bool layer_has_kernel(const LayerTensors& layer, bool training) {
     problem.batch = layer.hx.size(1);
     problem.rows = layer.is_packed() ? layer.input.size(0) : layer.input.size(0) * problem.batch;
     // Of packed sequences only the mean counts: their number of steps may not be known.
-    problem.steps = (problem.rows + problem.batch - 1) / problem.batch;
+    problem.steps = ceil_div(problem.rows, problem.batch);
   }
   return kernels->supports(problem, training);
 }

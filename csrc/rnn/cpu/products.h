@@ -2,6 +2,7 @@
 // same lane, so that the activations follow in registers.
 #pragma once
 
+#include "core/integers.h"
 #include "core/simd.h"
 
 namespace fastvision {
@@ -23,7 +24,7 @@ constexpr int max_tile_rows() {
 // and 64 sequences: 2 to 5 %).
 template <int MaxRows, class F>
 inline FASTVISION_INLINE void by_tiles(int64_t count, const F& f) {
-  const int64_t tiles = (count + MaxRows - 1) / MaxRows;
+  const int64_t tiles = ceil_div(count, MaxRows);
   for (int64_t tile = 0, row = 0; tile < tiles; ++tile) {
     const int64_t rows = (count - row) / (tiles - tile);
     unroll<MaxRows>([&](auto i) {

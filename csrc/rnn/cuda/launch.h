@@ -28,10 +28,6 @@ template <class Element>
 const void* advanced(const void* data, int64_t elements) {
   return data ? static_cast<const Element*>(data) + elements : nullptr;
 }
-template <class Element>
-void* advanced(void* data, int64_t elements) {
-  return data ? static_cast<Element*>(data) + elements : nullptr;
-}
 
 // Calls run with the type of the problem's elements.
 template <class Run>
