@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,25 +16,16 @@ pytest.importorskip("rich", reason="the benchmark command needs rich: pip instal
 from typer.testing import CliRunner
 
 import fastvision
-from fastvision._native import _C
 from fastvision.bench import app, commands
 from fastvision.bench.checking import Accuracy, as_tensors, compare, error_to_stock, judge
 from fastvision.bench.conv_cases import CONV_CASES, ConvCase
 from fastvision.bench.conv_task import ConvTask
-from fastvision.bench.machine import (
-    Bandwidth,
-    Machine,
-    buffer_sizes,
-    cache_sizes,
-    measure_machine,
-    source_commit,
-)
+from fastvision.bench.machine import Bandwidth, Machine
 from fastvision.bench.measuring import PeerResult, TaskResult, measure, prepare
 from fastvision.bench.module_peers import MODULE_PEERS
 from fastvision.bench.peers import choose, missing_packages
-from fastvision.bench.processes import Worker, apart
 from fastvision.bench.report import failures, report, results_table
-from fastvision.bench.timing import BlockTimer, Budget, block_timer, time_in_turns
+from fastvision.bench.timing import Budget
 
 PEERS = {peer.name: peer for peer in MODULE_PEERS}
 ONE_ROUND = Budget(seconds=0.0, block_seconds=0.0, min_rounds=1, max_rounds=1)
@@ -66,6 +55,17 @@ class WrongPeer:
 
     def version(self) -> str:
         return "0"
+
+
+class WatchingPeer(WrongPeer):
+    """Writes to a file, from the process that it runs in, with what settings."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def prepare(self, task: ConvTask) -> Callable[[], torch.Tensor]:
+        self._file.write_text(f"{torch.get_num_threads()} {fastvision.backends.cpu.capability} {task.dtype}")
+        return super().prepare(task)
 
 
 def ignore(step: str) -> None:
@@ -237,134 +237,13 @@ def test_error_to_stock_is_the_worst_quotient():
 
 
 def test_wrong_results_are_not_timed():
-    task = ConvTask.random(SMALL_CASES[0], "infer")
+    make_task = partial(ConvTask.random, SMALL_CASES[0], "infer")
     peers = [*choose(MODULE_PEERS, "stock"), WrongPeer()]
-    [result] = measure({"task": lambda: task}, peers, ONE_ROUND, ignore)
+    [result] = measure({"task": make_task}, peers, ONE_ROUND, ignore)
     assert result.peers["wrong"].timing is None
     assert result.speedup("wrong") is None
     assert result.median("stock") > 0
-    assert failures([result])[0].startswith(f"wrong, {task.name}, infer: wrong results, not timed. output: ")
-
-
-# Timing
-
-
-def timers(calls: dict[str, Callable[[], object]], threads: int = 1) -> dict[str, BlockTimer]:
-    return {name: block_timer(call, threads, name) for name, call in calls.items()}
-
-
-def blocks(calls: list[str]) -> list[str]:
-    """The names in the order of their turns."""
-    return [name for i, name in enumerate(calls) if i == 0 or calls[i - 1] != name]
-
-
-def test_calls_take_turns_and_the_order_alternates():
-    made: list[str] = []
-    calls = {name: lambda name=name: made.append(name) for name in "abc"}
-    steps: list[str] = []
-    budget = replace(ONE_ROUND, min_rounds=3, max_rounds=3)
-
-    def progress(step: str) -> None:
-        if not steps:
-            made.clear()  # calls before the first round measure how long they last
-        steps.append(step)
-
-    timings = time_in_turns(timers(calls), budget, progress)
-    assert blocks(made) == ["a", "b", "c", "b", "a", "b", "c"]  # c and a have two turns running where rounds meet
-    assert steps == ["round 1", "round 2", "round 3"]
-    assert {name: len(timing.times) for name, timing in timings.items()} == {"a": 3, "b": 3, "c": 3}
-
-
-@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 2), (60.0, 5)])
-def test_rounds_follow_the_budget(seconds: float, rounds: int):
-    budget = Budget(seconds=seconds, block_seconds=1e-6, min_rounds=2, max_rounds=5)
-    assert len(time_in_turns(timers({"a": lambda: None}), budget, ignore)["a"].times) == rounds
-
-
-def test_timing_runs_on_the_threads_asked_for():
-    seen = set()
-    time_in_turns(timers({"a": lambda: seen.add(torch.get_num_threads())}, threads=2), ONE_ROUND, ignore)
-    assert seen == {2}
-
-
-# Processes
-
-
-def test_worker_keeps_what_it_made_in_a_process_of_its_own():
-    with Worker(lambda: partial(os.getpid)) as worker:
-        assert worker() == worker() != os.getpid()
-    assert apart(os.getpid) != os.getpid()
-
-
-def test_worker_reports_what_went_wrong():
-    with pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
-        apart(lambda: 1 / 0)
-    with pytest.raises(RuntimeError, match="the measuring process ended with exit code 3"):
-        apart(lambda: os._exit(3))
-
-
-# Machine
-
-
-def test_machine_is_measured():
-    machine = measure_machine()
-    assert machine.fma_flops_per_core > 0
-    assert list(machine.read_bandwidth)[-1] == "memory"
-    assert all(read.bytes_per_second > 0 for read in machine.read_bandwidth.values())
-    assert machine.facts["cpu_capability"] == fastvision.backends.cpu.capability
-
-
-@pytest.mark.parametrize("capability", ["avx512", "avx2", "default"])
-@pytest.mark.parametrize("size", [-1, 0, 1, 4097])
-def test_bandwidth_of_buffers_of_any_size(capability: str, size: int):
-    before = fastvision.backends.cpu.capability
-    if capability not in fastvision.backends.cpu.available_capabilities():
-        pytest.skip(f"this processor has no {capability}")
-    try:
-        fastvision.backends.cpu.capability = capability
-        assert _C.measure_read_bandwidth(size, 0.0) > 0
-        assert _C.measure_fma_peak(-1.0) > 0
-    finally:
-        fastvision.backends.cpu.capability = before
-
-
-def test_cache_sizes_are_read_from_sys(tmp_path: Path):
-    for number, (kind, level, size) in enumerate(
-        [("Data", 1, "48K"), ("Instruction", 1, "32K"), ("Unified", 2, "1024K")]
-    ):
-        index = tmp_path / f"index{number}"
-        index.mkdir()
-        for name, value in (("type", kind), ("level", level), ("size", size)):
-            (index / name).write_text(f"{value}\n")
-    assert cache_sizes(tmp_path) == {"L1": 48 << 10, "L2": 1 << 20}
-    assert cache_sizes(tmp_path / "elsewhere") == {}
-
-
-def test_buffers_lie_in_one_cache():
-    sizes = buffer_sizes({"L1": 32 << 10, "L2": 512 << 10, "L3": 32 << 20})
-    assert sizes == {"L1": 16 << 10, "L2": 128 << 10, "L3": 2 << 20, "memory": 256 << 20}
-    assert buffer_sizes({"L1": 48 << 10, "L2": 64 << 10})["L2"] == 32 << 10
-    assert buffer_sizes({}) == {"memory": 256 << 20}
-
-
-def test_source_commit_is_that_of_the_tracking_checkout(tmp_path: Path):
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    tracked, untracked = tmp_path / "tracked.py", tmp_path / "untracked.py"
-    tracked.write_text("")
-    untracked.write_text("")
-    assert source_commit(tracked) is None
-    git("init")
-    git("add", "tracked.py")
-    git("commit", "-m", "first")
-    commit = git("rev-parse", "HEAD")
-    assert commit.startswith(source_commit(tracked))
-    assert source_commit(untracked) is None
-    tracked.write_text("changed")
-    assert source_commit(tracked).endswith("-dirty")
+    assert failures([result])[0].startswith(f"wrong, {SMALL_CASES[0].name}, infer: wrong results, not timed. output: ")
 
 
 # Report
@@ -414,7 +293,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "CONV_CASES", (SMALL_CASES[0], replace(SMALL_CASES[1], modes=("infer", "train"))))
     facts = dict.fromkeys(["cpu", "cores", "threads", "cpu_capability", "stock_cpu_capability"], "?")
     facts |= dict.fromkeys(["torch", "fastvision", "commit"], "?")
-    monkeypatch.setattr(commands, "measure_machine", lambda: replace(MACHINE, facts=facts))
+    monkeypatch.setattr(commands, "measure_machine", partial(replace, MACHINE, facts=facts))
 
 
 def run(*arguments: str):
@@ -468,28 +347,11 @@ def test_command_refuses(arguments: list[str], message: str):
 @pytest.mark.usefixtures("fast")
 def test_command_runs_on_the_settings_and_restores_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     before = torch.get_num_threads(), fastvision.backends.cpu.capability
-    # One thread where this process has had several: OpenMP's do not survive the fork.
-    threads = 1 if before[0] > 1 else 2
-    seen = tmp_path / "seen"  # written by other processes
-
-    def prepare(self: WrongPeer, task: ConvTask) -> Callable[[], torch.Tensor]:
-        seen.write_text(f"{torch.get_num_threads()} {fastvision.backends.cpu.capability} {task.dtype}")
-        return lambda: torch.zeros_like(task.grad_output)
-
-    monkeypatch.setattr(WrongPeer, "prepare", prepare)
-    monkeypatch.setattr(commands, "MODULE_PEERS", (*MODULE_PEERS, WrongPeer()))
-    run(
-        "--threads",
-        str(threads),
-        "--capability",
-        "default",
-        "--peers",
-        "wrong",
-        "--mode",
-        "infer",
-        "--dtype",
-        "bfloat16",
-    )
+    threads = before[0] + 1
+    seen = tmp_path / "seen"
+    monkeypatch.setattr(commands, "MODULE_PEERS", (*MODULE_PEERS, WatchingPeer(seen)))
+    settings = ("--threads", str(threads), "--capability", "default", "--dtype", "bfloat16")
+    run(*settings, "--peers", "wrong", "--mode", "infer")
     assert seen.read_text() == f"{threads} default torch.bfloat16"
     assert (torch.get_num_threads(), fastvision.backends.cpu.capability) == before
 

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(dict.fromkeys(facts, "?"), 1e9, {"L1": Bandwidth(1024, 1e9)})
     monkeypatch.setattr(commands, "QUICK", ONE_ROUND)
     monkeypatch.setattr(commands, "MODEL_CASES", (TINY,))
-    monkeypatch.setattr(commands, "measure_machine", lambda: machine)
+    monkeypatch.setattr(commands, "measure_machine", partial(replace, machine))
 
 
 def run(*arguments: str):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -219,7 +220,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command on two cells, one round, without measuring the machine."""
     monkeypatch.setattr(commands, "QUICK", Budget(seconds=0.0, block_seconds=0.0, min_rounds=1, max_rounds=1))
     monkeypatch.setattr(commands, "RNN_CASES", SMALL[:2])
-    monkeypatch.setattr(commands, "measure_machine", lambda: MACHINE)
+    monkeypatch.setattr(commands, "measure_machine", partial(replace, MACHINE))
 
 
 def run(*arguments: str):

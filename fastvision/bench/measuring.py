@@ -92,7 +92,7 @@ def _measure_one(
     progress: Callable[[str], None],
 ) -> TaskResult:
     progress(f"{name}: checking")
-    result = apart(lambda: _check(make_task(), peers))
+    result = apart(partial(_check, make_task, peers))
     right = [peer for peer, found in result.peers.items() if found.accuracy and not found.accuracy.failure]
     timers = {peer: partial(workers[peer], name) for peer in right}
     timings = time_in_turns(timers, budget, lambda step: progress(f"{name}: {step}"))
@@ -125,8 +125,9 @@ def _make_timer(make_task: Callable[[], Task], peer: Peer) -> BlockTimer:
     return block
 
 
-def _check(task: Task, peers: Sequence[Peer]) -> TaskResult:
+def _check(make_task: Callable[[], Task], peers: Sequence[Peer]) -> TaskResult:
     """What there is to say without a clock: why a peer was skipped, or how accurate it is."""
+    task = make_task()
     torch.set_num_threads(task.threads)
     results = prepare(task, peers)[1]
     return TaskResult(task.name, task.mode, task.dtype, task.threads, task.flops, results, task.reads)
