@@ -4,6 +4,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 PYTHON ?= $(VENV)/bin/python
 EXTRAS ?= dev
+WORKERS ?= 2
 export FASTVISION_EMULATED ?= 1
 INSTALLED = $(VENV)/.installed
 
@@ -13,7 +14,7 @@ demo: install
 	$(PYTHON) -m fastvision demo
 
 test: install
-	$(PYTHON) -m pytest --cov --cov-report=term:skip-covered
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
 
 bench: install
 	$(PYTHON) -m fastvision bench conv

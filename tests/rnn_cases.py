@@ -111,6 +111,7 @@ SAMPLES = {
     **_both(name="wide", steps=7, batch=9, input_size=33, hidden_size=70),
     **_both(name="many_units", steps=3, batch=2, hidden_size=300),
     **_both(name="one_row", batch=1, hidden_size=37),
+    **_both(name="one_long_row", batch=1, steps=70, hidden_size=21),
     **_both(name="two_layers", layers=2, bidirectional=True),
     **_both(name="no_bias", bias=False),
     **_both(name="batch_first", batch_first=True, bidirectional=True),

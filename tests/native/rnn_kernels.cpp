@@ -60,12 +60,12 @@ struct Problem {
     if (kernels.decodes_weights && random.coin()) p.storage = random.coin() ? RnnStorage::bf16 : RnnStorage::int8;
     p.batch = random.between(1, random.coin() ? 3 : 20);
     p.steps = random.between(1, 6);
-    if (p.batch == 1 && random.coin()) p.steps = 40;  // enough to pack the weights
+    if (p.batch == 1 && random.coin()) p.steps = random.coin() ? 20 : 64;  // enough to pack the input's weights, or all
     p.input_size = random.between(1, 40);
     p.hidden_size = random.between(1, 40);
     if (p.batch == 1 && !random.between(0, 7)) {  // enough for threads to share the steps
       p.hidden_size = random.between(210, 250);
-      p.steps = 12;
+      p.steps = random.coin() ? 12 : 64;
     }
     p.directions = random.between(1, 2);
     batch_sizes.assign(p.steps, p.batch);

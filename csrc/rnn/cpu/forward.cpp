@@ -8,13 +8,15 @@
 namespace fastvision {
 namespace {
 
-// Up to so many rows of a cell, and one row of a sequence, read the weights as they are: packing would cost more than
-// it gains.
+// Up to so many rows of a cell read the weights as they are: packing would cost more than it gains.
 constexpr int64_t kMaxRowsInPlace = 6;
 // Up to so many rows of a cell lie in the lanes, and weights are read as they are; of more, packed weights are faster.
 constexpr int64_t kMaxRowsInLanes = 64;
 // Fewer rows in a layer's whole input are not worth packing its weights.
 constexpr int64_t kMinRowsToPack = 16;
+// Fewer steps of one sequence are not worth packing the hidden state's: read in one stream they take 0.85 to 0.9 of a
+// step's time, and packing costs as much as 50 steps gain (Zen 3, 128 to 512 units).
+constexpr int64_t kMinStepsToPack = 64;
 // Sums of the inputs' products that wait for their step: they stay in the cache.
 constexpr int64_t kWaitingFloats = 64 * 1024;
 // Multiply-adds that pay for waking threads, and those of a step that pay for meeting after it: where other programs
@@ -94,11 +96,14 @@ class Forward {
   }
 
   void run_sequence(Dir& direction, int64_t d) {
-    const bool in_place = p_.batch == 1 || p_.steps == 1;
-    const bool is_packed = !in_place || p_.rows >= kMinRowsToPack;
-    if (is_packed) direction.pack(allocate(direction.packed_floats(!in_place)), !in_place, context_);
-    if (in_place) {
-      run_in_place(direction, d, is_packed);
+    const bool few = p_.batch == 1 || p_.steps == 1;
+    const bool packs_input = !few || p_.rows >= kMinRowsToPack;
+    // Decoded to fp32 the weights of one sequence would be more to read in every step.
+    const bool packs_hidden =
+        !few || (p_.steps >= kMinStepsToPack && std::is_same_v<T, float> && p_.storage == RnnStorage::same);
+    if (packs_input) direction.pack(allocate(direction.packed_floats(packs_hidden)), packs_hidden, context_);
+    if (few) {
+      run_few(direction, d, packs_input, packs_hidden);
       return;
     }
     // Sequences are strangers to each other: every thread runs its own from end to end.
@@ -115,7 +120,7 @@ class Forward {
   }
 
   // One sequence, or a few rows of one step. Threads share the hidden units and meet after each step.
-  void run_in_place(const Dir& direction, int64_t d, bool packed_input) {
+  void run_few(const Dir& direction, int64_t d, bool packed_input, bool packed_hidden) {
     const int64_t width = direction.padded_size(), blocks = direction.blocks(), n = p_.batch;
     const int64_t sums_per_row = blocks * Dir::kBlock, steps = chunk(direction, n);
     float *states = allocate(3 * n * width), *sums = allocate(steps * n * sums_per_row);
@@ -135,7 +140,11 @@ class Forward {
         // To and fro, so that what was read last is read first by the next step, from a nearer cache: 1 to 9 %.
         for (int64_t j = first; j < last; ++j) {
           const int64_t block = i % 2 ? first + last - 1 - j : j;
-          for (int64_t b = 0; b < n; ++b) direction.step_in_place(block, step, b);
+          if (packed_hidden) {
+            direction.step(block, direction.packed_hidden(block), step, n);
+          } else {
+            for (int64_t b = 0; b < n; ++b) direction.step_in_place(block, step, b);
+          }
         }
         store_output(d, t, 0, n, width, next, first * kLanes, last * kLanes);
         if (i + 1 < p_.steps) rendezvous.meet(last - first, i + 1);
