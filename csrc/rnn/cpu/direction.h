@@ -92,6 +92,14 @@ class Direction {
     });
   }
 
+  // The same for the only row of the batch.
+  void step_only_row(int64_t block, const float* packed, const Step& s) const {
+    Vec sum[kGates];
+    unroll<kGates>([&](auto gate) FASTVISION_INLINE { sum[gate] = Vec::loadu(initial_sum(s, 0, block, gate)); });
+    add_products_of_only_row(sum, s.hidden, packed, hidden_);
+    update(sum, input_of_n(s, 0, block), s, 0, block);
+  }
+
   void step_in_place(int64_t block, const Step& s, int64_t row) const {
     const float* hidden = s.hidden + row * padded_size();
     Vec sum[kGates];

@@ -141,7 +141,7 @@ class Forward {
         for (int64_t j = first; j < last; ++j) {
           const int64_t block = i % 2 ? first + last - 1 - j : j;
           if (packed_hidden) {
-            direction.step(block, direction.packed_hidden(block), step, n);
+            direction.step_only_row(block, direction.packed_hidden(block), step);
           } else {
             for (int64_t b = 0; b < n; ++b) direction.step_in_place(block, step, b);
           }

@@ -113,28 +113,6 @@ inline FASTVISION_INLINE void add_chain(Vec (&sum)[Rows][Gates], const float* ro
   }
 }
 
-// The same for one row, whose few sums would wait for each other, in two chains (Zen 3, three gates: 18 % of what the
-// L2 cache gives).
-template <int Gates>
-inline FASTVISION_INLINE void add_two_chains(Vec (&sum)[Gates], const float* row, const float* block, int64_t depth) {
-  Vec odd[Gates];
-  unroll<Gates>([&](auto gate) FASTVISION_INLINE { odd[gate] = Vec(0.f); });
-  const auto add = [&](Vec(&chain)[Gates], int64_t k) FASTVISION_INLINE {
-    const Vec x(row[k]);
-    const float* w = block + k * Gates * kLanes;
-    unroll<Gates>([&](auto gate) FASTVISION_INLINE {
-      chain[gate] = at::vec::fmadd(x, Vec::loadu(w + gate * kLanes), chain[gate]);
-    });
-  };
-  int64_t k = 0;
-  for (; k + 2 <= depth; k += 2) {
-    add(sum, k);
-    add(odd, k + 1);
-  }
-  if (k < depth) add(sum, k);
-  unroll<Gates>([&](auto gate) FASTVISION_INLINE { sum[gate] = sum[gate] + odd[gate]; });
-}
-
 // The same in chains that are short enough for the rounding error to stay below twice stock's.
 constexpr int64_t kMaxProductChain = 128;
 template <int Rows, int Gates>
@@ -143,16 +121,38 @@ inline FASTVISION_INLINE void add_products(Vec (&sum)[Rows][Gates], const float*
   for (int64_t begin = 0; begin < depth; begin += kMaxProductChain, block += kMaxProductChain * Gates * kLanes) {
     Vec chain[Rows][Gates];
     unroll<Rows * Gates>([&](auto i) FASTVISION_INLINE { chain[i / Gates][i % Gates] = Vec(0.f); });
-    const int64_t length = std::min(kMaxProductChain, depth - begin);
-    if constexpr (Rows == 1) {
-      add_two_chains(chain[0], rows + begin, block, length);
-    } else {
-      add_chain(chain, rows + begin, stride, block, length);
-    }
+    add_chain(chain, rows + begin, stride, block, std::min(kMaxProductChain, depth - begin));
     unroll<Rows * Gates>([&](auto i) FASTVISION_INLINE {
       Vec& total = sum[i / Gates][i % Gates];
       total = total + chain[i / Gates][i % Gates];
     });
+  }
+}
+
+// The same for the only row there is, in two chains, because its few sums would wait for each other (Zen 3, three
+// gates: 18 % of what the L2 cache gives). A row of a batch would have other sums, bit by bit, alone in its tile than
+// beside others.
+template <int Gates>
+inline FASTVISION_INLINE void add_products_of_only_row(Vec (&sum)[Gates], const float* row, const float* block,
+                                                       int64_t depth) {
+  for (int64_t begin = 0; begin < depth; begin += 2 * kMaxProductChain) {
+    const int64_t end = std::min(begin + 2 * kMaxProductChain, depth);
+    Vec even[Gates], odd[Gates];
+    unroll<Gates>([&](auto gate) FASTVISION_INLINE { even[gate] = odd[gate] = Vec(0.f); });
+    const auto add = [&](Vec(&chain)[Gates], int64_t k) FASTVISION_INLINE {
+      const Vec x(row[k]);
+      const float* w = block + k * Gates * kLanes;
+      unroll<Gates>([&](auto gate) FASTVISION_INLINE {
+        chain[gate] = at::vec::fmadd(x, Vec::loadu(w + gate * kLanes), chain[gate]);
+      });
+    };
+    int64_t k = begin;
+    for (; k + 2 <= end; k += 2) {
+      add(even, k);
+      add(odd, k + 1);
+    }
+    if (k < end) add(even, k);
+    unroll<Gates>([&](auto gate) FASTVISION_INLINE { sum[gate] = sum[gate] + (even[gate] + odd[gate]); });
   }
 }
 
