@@ -109,6 +109,7 @@ def libraries() -> list[Library]:
                 *sorted(CSRC.glob("core/*.cpp")),
                 *sorted(CSRC.glob("conv/*.cpp")),
                 *sorted(CSRC.glob("rnn/*.cpp")),
+                *sorted(CSRC.glob("vae/*.cpp")),
             ],
             # at::parallel_for is a template: without OpenMP here it would silently be a plain loop.
             [*common, "-O2", "-fopenmp", "-fvisibility=hidden", "-fvisibility-inlines-hidden"],

@@ -3,6 +3,7 @@
 #include "core/kernel_library.h"
 #include "machine/machine.h"
 #include "rnn/cpu/rnn.h"
+#include "vae/cpu/vae.h"
 
 namespace {
 
@@ -19,8 +20,11 @@ constexpr const char* kName =
 }  // namespace
 
 extern "C" const fastvision::KernelLibrary* fastvision_kernel_library() {
-  static const fastvision::KernelLibrary library{fastvision::KernelLibrary::kInterfaceVersion, kName,
-                                                 fastvision::machine_kernel_table(), fastvision::conv_cpu_kernels(),
-                                                 fastvision::rnn_cpu_kernels()};
+  static const fastvision::KernelLibrary library{fastvision::KernelLibrary::kInterfaceVersion,
+                                                 kName,
+                                                 fastvision::machine_kernel_table(),
+                                                 fastvision::conv_cpu_kernels(),
+                                                 fastvision::rnn_cpu_kernels(),
+                                                 fastvision::vae_cpu_kernels()};
   return &library;
 }

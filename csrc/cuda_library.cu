@@ -15,6 +15,7 @@ const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  .name = LIBRARY_NAME,
                                                  .machine = nullptr,
                                                  .conv = &fastvision::cuda_conv_kernels,
-                                                 .rnn = &fastvision::cuda_rnn_kernels};
+                                                 .rnn = &fastvision::cuda_rnn_kernels,
+                                                 .vae = nullptr};
   return &library;
 }

@@ -54,6 +54,37 @@ TORCH_LIBRARY(fastvision, m) {
   def("rnn_layer_backward(Tensor? grad_output, Tensor? grad_hy, Tensor? grad_cy, " + layer +
       ", Tensor output, Tensor reserve, bool[4] output_mask, Tensor? masks=None) -> (Tensor, Tensor, Tensor, "
       "Tensor[])");
+
+  // A sample z = mu + eps exp(logvar / 2) of the normal distribution, and its Kullback-Leibler divergence from N(0, 1).
+  const std::vector<at::Tag> random{at::Tag::nondeterministic_seeded};
+  const auto def_random = [&](const std::string& schema) { m.def(schema.c_str(), random); };
+  const std::string latents = "Tensor mu, Tensor logvar";
+  def_random("reparameterize(" + latents + ", *, Generator? generator=None) -> Tensor");
+  def_random("reparameterize_kl(" + latents +
+             ", *, str reduction='sum', Generator? generator=None) -> (Tensor, Tensor)");
+  // Negative evidence lower bound: reconstruction + beta * sum of max(KL, free_bits).
+  const std::string elbo_tensors = "Tensor recon, Tensor target, " + latents;
+  const std::string elbo_options = "str reconstruction='mse', float beta=1.0, float free_bits=0.0, str reduction='sum'";
+  def("elbo_loss(" + elbo_tensors + ", *, " + elbo_options + ") -> Tensor");
+  // The same in stock PyTorch calls, from noise as an argument. Without a reduction KL is an empty tensor, here and
+  // below.
+  def("reparameterize_reference(" + latents + ", Tensor noise, str? reduction=None) -> (Tensor, Tensor)");
+  def("elbo_loss_reference(" + elbo_tensors + ", " + elbo_options + ") -> Tensor");
+  // Where the noise comes from: two int64, a seed and an offset (core/philox.h), on the device of `like`, in one draw
+  // from the generator. All below is a function of it.
+  def_random("philox_state(Tensor like, *, Generator? generator=None) -> Tensor");
+  // The noise as a tensor: of float64 the same numbers in another format.
+  def("standard_normal(SymInt[] size, Tensor state, *, ScalarType? dtype=None) -> Tensor");
+  // What the kernels compute: mu and logvar of one shape and dtype; for the loss, recon and target likewise.
+  def("reparameterize_forward(" + latents + ", Tensor state, str? reduction=None) -> (Tensor, Tensor)");
+  def("elbo_loss_forward(" + elbo_tensors + ", " + elbo_options + ") -> Tensor");
+  // Gradients of mu and logvar; of recon, mu and logvar. Those not in output_mask are empty tensors. An absent gradient
+  // is zero.
+  def("reparameterize_backward(Tensor? grad_z, Tensor? grad_kl, " + latents +
+      ", Tensor state, str? reduction, bool[2] output_mask) -> (Tensor, Tensor)");
+  def("elbo_loss_backward(Tensor grad_loss, " + elbo_tensors +
+      ", str reconstruction, float beta, float free_bits, str reduction, bool[3] output_mask) -> (Tensor, Tensor, "
+      "Tensor)");
 }
 
 }  // namespace fastvision

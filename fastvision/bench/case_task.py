@@ -8,7 +8,7 @@ from fastvision.bench.limits import Read
 
 
 class CaseTask:
-    """A case made concrete: a base of dataclasses with a case, its mode and an input."""
+    """A case made concrete: a base of dataclasses with a case, its mode and an input, or else their own `inputs`."""
 
     @property
     def name(self) -> str:
@@ -18,7 +18,7 @@ class CaseTask:
     @property
     def dtype(self) -> torch.dtype:
         """Of the tensors and parameters."""
-        return self.input.dtype
+        return self.inputs[0].dtype
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -37,7 +37,7 @@ class CaseTask:
 
     @property
     def reads(self) -> tuple[Read, ...]:
-        """The weights that one call reads; empty where their time is not the limit, or not known."""
+        """What one call has to read and write; empty where its time is not the limit, or not known."""
         return ()
 
     def as_results(self, returned: object) -> tuple[Tensor, ...]:

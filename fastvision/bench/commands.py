@@ -23,7 +23,7 @@ from fastvision.bench.machine import Machine, measure_machine
 from fastvision.bench.measuring import TaskMakers, TaskResult, measure
 from fastvision.bench.model_cases import MODEL_CASES, ModelCase
 from fastvision.bench.model_task import ModelTask
-from fastvision.bench.module_peers import MODULE_PEERS, RNN_PEERS
+from fastvision.bench.module_peers import MODULE_PEERS, RNN_PEERS, VAE_PEERS
 from fastvision.bench.peers import Peer, Task, choose, missing_packages
 from fastvision.bench.processes import apart
 from fastvision.bench.report import failures, machine_summary, report, results_table
@@ -31,6 +31,8 @@ from fastvision.bench.rnn_cases import RNN_CASES, RnnCase
 from fastvision.bench.rnn_task import RnnTask
 from fastvision.bench.sweep import FULL_SWEEP, QUICK_SWEEP, summary_table, sweep, worst_first
 from fastvision.bench.timing import FULL, QUICK
+from fastvision.bench.vae_cases import VAE_CASES, VaeCase
+from fastvision.bench.vae_task import VaeTask
 
 PLAIN_WIDTH = 180  # columns where the output is not a terminal
 WORST_ROWS = 20  # of a sweep that are printed
@@ -178,6 +180,26 @@ def rnn(
         _compare(run, groups)
 
 
+@app.command()
+def vae(
+    threads: _Threads = 1,
+    quick: _Quick = False,
+    dtype: _DType = DType.float32,
+    mode: Annotated[Modes, typer.Option(help=_MODE_HELP)] = Modes.both,
+    peers: Annotated[
+        str | None, typer.Option(help=_peers_help(VAE_PEERS), show_default=_default_peers(VAE_PEERS))
+    ] = None,
+    case: _Case = "",
+    capability: _Capability = None,
+    json_file: _Json = None,
+) -> None:
+    """A variational autoencoder's sample and KL: fastvision.ops against the stock formulas."""
+    run = _run_of("vae", threads, quick, dtype, peers, json_file, VAE_PEERS)
+    groups = _task_groups(run, [VAE_CASES], VaeTask.random, mode, case)
+    with _settings(threads, capability):
+        _compare(run, groups)
+
+
 def _run_of(
     family: str,
     threads: int,
@@ -199,7 +221,7 @@ def _check_directory(file: Path | None, option: str) -> None:
 
 def _task_groups(
     run: _Run,
-    groups: Iterable[Sequence[ConvCase | ModelCase | RnnCase]],
+    groups: Iterable[Sequence[ConvCase | ModelCase | RnnCase | VaeCase]],
     make: Callable[..., Task],
     mode: Modes,
     name_part: str,

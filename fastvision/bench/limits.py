@@ -8,7 +8,7 @@ from fastvision.bench.machine import Machine
 
 @dataclass(frozen=True)
 class Read:
-    """Weights that a call reads.
+    """Memory that a call reads or, at the same bandwidth at best, writes.
 
     Attributes:
         bytes: how many at a time.

@@ -222,6 +222,8 @@ MODULE_PEERS: tuple[Peer, ...] = (
     OpenVinoBfloat16(),
 )
 
+VAE_PEERS: tuple[Peer, ...] = (Fastvision(), Stock(), Compile())
+
 RNN_PEERS: tuple[Peer, ...] = (
     Fastvision(),
     Stock(),

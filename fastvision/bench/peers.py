@@ -38,11 +38,11 @@ class Task(Protocol):
 
     @property
     def reads(self) -> tuple[Read, ...]:
-        """The weights that one call reads; empty where their time is not the limit, or not known."""
+        """What one call has to read and write; empty where its time is not the limit, or not known."""
 
     @property
     def results(self) -> tuple[str, ...]:
-        """Names of what one call computes; gradients start with 'grad_'."""
+        """Names of what is compared of one call; gradients start with 'grad_'."""
 
     def reference(self) -> tuple[Tensor, ...]:
         """All results in float64."""

@@ -11,10 +11,20 @@ from fastvision.ops.rnn import (
     lstm_cell_reference,
     lstm_reference,
 )
+from fastvision.ops.vae import (
+    elbo_loss,
+    elbo_loss_reference,
+    reparameterize,
+    reparameterize_kl,
+    reparameterize_kl_reference,
+    reparameterize_reference,
+)
 
 __all__ = [
     "conv2d_pool2d",
     "conv2d_pool2d_reference",
+    "elbo_loss",
+    "elbo_loss_reference",
     "gru",
     "gru_cell",
     "gru_cell_reference",
@@ -23,4 +33,8 @@ __all__ = [
     "lstm_cell",
     "lstm_cell_reference",
     "lstm_reference",
+    "reparameterize",
+    "reparameterize_kl",
+    "reparameterize_kl_reference",
+    "reparameterize_reference",
 ]

@@ -7,6 +7,7 @@ const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  .name = "emulated",
                                                  .machine = nullptr,
                                                  .conv = nullptr,
-                                                 .rnn = &fastvision::cuda_rnn_kernels};
+                                                 .rnn = &fastvision::cuda_rnn_kernels,
+                                                 .vae = nullptr};
   return &library;
 }

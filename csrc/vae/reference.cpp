@@ -1,0 +1,85 @@
+// The family's references: the same computation in stock PyTorch calls. They are the specification, the oracle of the
+// tests, the baseline of the benchmarks, the fallback for what the kernels can't do, and the way to second derivatives.
+#include "vae/reference.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/binary_cross_entropy.h>
+#include <ATen/ops/binary_cross_entropy_with_logits.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/exp.h>
+#include <ATen/ops/mse_loss.h>
+#include <torch/library.h>
+
+#include "core/normal.h"
+
+namespace fastvision {
+namespace {
+
+using at::Tensor;
+
+Tensor kl_elements(const Tensor& mu, const Tensor& logvar) {
+  return 1 + logvar - mu * mu - at::exp(logvar);
+}
+
+SampleAndKl reference_operator(const Tensor& mu, const Tensor& logvar, const Tensor& noise,
+                               std::optional<std::string_view> reduction) {
+  std::optional<Reduction> checked;
+  if (reduction) checked = kl_reduction("fastvision::reparameterize_reference", *reduction);
+  return reparameterize_reference(mu, logvar, noise, checked);
+}
+
+Tensor elbo_operator(const Tensor& recon, const Tensor& target, const Tensor& mu, const Tensor& logvar,
+                     std::string_view reconstruction, double beta, double free_bits, std::string_view reduction) {
+  return elbo_loss_reference(recon, target, mu, logvar, {reconstruction, beta, free_bits, reduction});
+}
+
+}  // namespace
+
+SampleAndKl reparameterize_reference(const Tensor& mu, const Tensor& logvar, const Tensor& noise,
+                                     std::optional<Reduction> reduction) {
+  Tensor z = mu + noise * at::exp(0.5 * logvar);
+  if (!reduction) return {z, at::empty({0}, z.options())};
+  return {z, -0.5 * reduced(*reduction, kl_elements(mu, logvar))};
+}
+
+Tensor elbo_loss_reference(const Tensor& recon, const Tensor& target, const Tensor& mu, const Tensor& logvar,
+                           const ElboOptions& options) {
+  const auto reduction = options.reduction == Reduction::mean ? at::Reduction::Mean : at::Reduction::Sum;
+  Tensor loss;
+  switch (options.reconstruction) {
+    case Reconstruction::mse:
+      loss = at::mse_loss(recon, target, reduction);
+      break;
+    case Reconstruction::bce:
+      loss = at::binary_cross_entropy(recon, target, {}, reduction);
+      break;
+    case Reconstruction::bce_with_logits:
+      loss = at::binary_cross_entropy_with_logits(recon, target, {}, {}, reduction);
+      break;
+  }
+  if (options.reduction == Reduction::batchmean) loss = loss / recon.sym_size(0);
+  Tensor kl = -0.5 * kl_elements(mu, logvar);
+  if (options.free_bits > 0) kl = kl.clamp_min(options.free_bits);
+  return loss + options.beta * reduced(options.reduction, kl);
+}
+
+Tensor standard_normal_reference(at::IntArrayRef size, const Tensor& state, at::ScalarType dtype) {
+  const Tensor host_state = state.cpu();
+  const auto* words = host_state.const_data_ptr<int64_t>();
+  Tensor noise = at::empty(size, at::kFloat);
+  float* data = noise.mutable_data_ptr<float>();
+  const int64_t elements = noise.numel();
+  for (int64_t i = 0; i < elements; i += 4) {
+    float quad[4];
+    normal_quad(static_cast<uint64_t>(words[0]), static_cast<uint64_t>(words[1]), static_cast<uint64_t>(i / 4), quad);
+    std::copy_n(quad, std::min<int64_t>(4, elements - i), data + i);
+  }
+  return noise.to(state.device(), dtype);
+}
+
+TORCH_LIBRARY_IMPL(fastvision, CompositeImplicitAutograd, m) {
+  m.impl("reparameterize_reference", &reference_operator);
+  m.impl("elbo_loss_reference", &elbo_operator);
+}
+
+}  // namespace fastvision

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "vae/options.h"
+
+namespace fastvision {
+
+using SampleAndKl = std::tuple<at::Tensor, at::Tensor>;
+
+// z and KL from the noise; without a reduction KL is an empty tensor.
+SampleAndKl reparameterize_reference(const at::Tensor& mu, const at::Tensor& logvar, const at::Tensor& noise,
+                                     std::optional<Reduction> reduction);
+
+at::Tensor elbo_loss_reference(const at::Tensor& recon, const at::Tensor& target, const at::Tensor& mu,
+                               const at::Tensor& logvar, const ElboOptions& options);
+
+// The stream's first numbers (core/philox.h), one after another.
+at::Tensor standard_normal_reference(at::IntArrayRef size, const at::Tensor& state, at::ScalarType dtype);
+
+}  // namespace fastvision
