@@ -13,6 +13,7 @@ from types import ModuleType
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ("conv_kernels", "rnn_kernels", "vae_kernels")  # one of each family
 SANITIZERS = {
     "plain": [],
     "address": ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],

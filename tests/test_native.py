@@ -20,12 +20,9 @@ def check(program, sanitizer, capability, *arguments):
     assert result.returncode == 0, result.stdout
 
 
-FAMILIES = ("conv_kernels", "rnn_kernels")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CPU)
-@pytest.mark.parametrize("program", FAMILIES)
+@pytest.mark.parametrize("program", native_programs.PROGRAMS)
 def test_kernels_need_no_torch_and_agree_with_plain_loops(program, capability):
     check(program, "plain", capability, 200, 2)
 
@@ -38,6 +35,6 @@ def test_tensors_of_more_than_2_to_31_elements():
 # The instruction set that compiles fastest; all of them and more problems: make sanitize.
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
-@pytest.mark.parametrize("program", FAMILIES)
+@pytest.mark.parametrize("program", native_programs.PROGRAMS)
 def test_sanitizers_find_nothing(program, sanitizer):
     check(program, sanitizer, "default", 100, 3)

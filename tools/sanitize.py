@@ -44,7 +44,7 @@ def main() -> int:
     failed = False
     for sanitizer in options.sanitizer:
         for capability in options.capability:
-            for program in ("conv_kernels", "rnn_kernels"):
+            for program in native_programs.PROGRAMS:
                 failed |= not passes(program, sanitizer, capability, options)
     return int(failed)
 

@@ -8,7 +8,7 @@ namespace fastvision {
 
 // -2 log(u) for 0 < u <= 1, to 4e-8 of it.
 template <class Math>
-FASTVISION_HOST_DEVICE inline typename Math::Float minus_two_log(typename Math::Float u) {
+FASTVISION_HOST_DEVICE typename Math::Float minus_two_log(typename Math::Float u) {
   using Float = typename Math::Float;
   using Int = typename Math::Int;
   // u = 2^e (1 + f) with 2/3 <= 1 + f < 4/3.
@@ -30,8 +30,8 @@ FASTVISION_HOST_DEVICE inline typename Math::Float minus_two_log(typename Math::
 
 // Two independent numbers from two words. The radius is that of 31 bits, which reach 6.66; the angle has 32.
 template <class Math>
-FASTVISION_HOST_DEVICE inline void normal_pair(typename Math::Int radius_word, typename Math::Int angle_word,
-                                               typename Math::Float& first, typename Math::Float& second) {
+FASTVISION_HOST_DEVICE void normal_pair(typename Math::Int radius_word, typename Math::Int angle_word,
+                                        typename Math::Float& first, typename Math::Float& second) {
   using Float = typename Math::Float;
   using Int = typename Math::Int;
   const Float m = Math::to_float(Math::template shift_right<1>(radius_word));
@@ -60,7 +60,7 @@ FASTVISION_HOST_DEVICE inline void normal_pair(typename Math::Int radius_word, t
 }
 
 // Elements 4 quad to 4 quad + 3 of the stream.
-FASTVISION_HOST_DEVICE inline void normal_quad(uint64_t seed, uint64_t offset, uint64_t quad, float (&values)[4]) {
+FASTVISION_HOST_DEVICE void normal_quad(uint64_t seed, uint64_t offset, uint64_t quad, float (&values)[4]) {
   const PhiloxWords words = philox(seed, offset, quad);
   for (int i = 0; i < 4; i += 2) {
     normal_pair<ScalarMath>(static_cast<int32_t>(words.word[i]), static_cast<int32_t>(words.word[i + 1]), values[i],

@@ -26,7 +26,7 @@ struct PhiloxWords {
   uint32_t word[4];
 };
 
-FASTVISION_HOST_DEVICE inline PhiloxWords philox(PhiloxWords counter, uint32_t key_low, uint32_t key_high) {
+FASTVISION_HOST_DEVICE PhiloxWords philox(PhiloxWords counter, uint32_t key_low, uint32_t key_high) {
   uint32_t (&c)[4] = counter.word;
   for (int round = 0; round < kPhiloxRounds; ++round) {
     const uint64_t first = uint64_t{kPhiloxMultiplier0} * c[0], second = uint64_t{kPhiloxMultiplier1} * c[2];
@@ -41,7 +41,7 @@ FASTVISION_HOST_DEVICE inline PhiloxWords philox(PhiloxWords counter, uint32_t k
 }
 
 // The random words of elements 4 quad to 4 quad + 3.
-FASTVISION_HOST_DEVICE inline PhiloxWords philox(uint64_t seed, uint64_t offset, uint64_t quad) {
+FASTVISION_HOST_DEVICE PhiloxWords philox(uint64_t seed, uint64_t offset, uint64_t quad) {
   const PhiloxWords counter{{static_cast<uint32_t>(quad), static_cast<uint32_t>(quad >> 32),
                              static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32)}};
   return philox(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));

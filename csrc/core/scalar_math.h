@@ -9,10 +9,11 @@
 #include <cmath>
 #include <cstdint>
 
+// Formulas must dissolve into the kernel that calls them.
 #if defined(__CUDACC__)
-#define FASTVISION_HOST_DEVICE __host__ __device__
+#define FASTVISION_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define FASTVISION_HOST_DEVICE
+#define FASTVISION_HOST_DEVICE inline __attribute__((always_inline))
 #endif
 
 namespace fastvision {

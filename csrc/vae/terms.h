@@ -20,7 +20,7 @@ struct ExpParts {
 };
 
 template <class Math>
-FASTVISION_HOST_DEVICE inline ExpParts<Math> exp_parts(typename Math::Float x) {
+FASTVISION_HOST_DEVICE ExpParts<Math> exp_parts(typename Math::Float x) {
   using Float = typename Math::Float;
   constexpr float kRound = 12582912.f + 127.f;  // 1.5 * 2^23: the sum's lowest bit is one
   const Float biased = Math::fma(x, Float(1.44269504f), Float(kRound));
@@ -36,7 +36,7 @@ FASTVISION_HOST_DEVICE inline ExpParts<Math> exp_parts(typename Math::Float x) {
 
 // Where sigma is not a normal number: 2^n in two factors.
 template <class Math>
-FASTVISION_HOST_DEVICE inline typename Math::Float exp_anywhere(typename Math::Float x) {
+FASTVISION_HOST_DEVICE typename Math::Float exp_anywhere(typename Math::Float x) {
   using Float = typename Math::Float;
   using Int = typename Math::Int;
   constexpr float kLowest = -104.f, kHighest = 89.f;  // 0 and infinity
@@ -52,7 +52,7 @@ FASTVISION_HOST_DEVICE inline typename Math::Float exp_anywhere(typename Math::F
 }  // namespace detail
 
 template <class Math>
-FASTVISION_HOST_DEVICE inline Deviation<Math> deviation(typename Math::Float logvar) {
+FASTVISION_HOST_DEVICE Deviation<Math> deviation(typename Math::Float logvar) {
   using Float = typename Math::Float;
   const Float x = logvar * Float(0.5f);
   const detail::ExpParts<Math> e = detail::exp_parts<Math>(x);
@@ -68,22 +68,22 @@ FASTVISION_HOST_DEVICE inline Deviation<Math> deviation(typename Math::Float log
 }
 
 template <class Math>
-FASTVISION_HOST_DEVICE inline typename Math::Float sample(typename Math::Float mu, typename Math::Float eps,
-                                                          const Deviation<Math>& d) {
+FASTVISION_HOST_DEVICE typename Math::Float sample(typename Math::Float mu, typename Math::Float eps,
+                                                   const Deviation<Math>& d) {
   return Math::fma(eps, d.sigma, mu);
 }
 
 // 2 KL = mu^2 + (sigma - 1)(sigma + 1) - logvar.
 template <class Math>
-FASTVISION_HOST_DEVICE inline typename Math::Float twice_kl(typename Math::Float mu, typename Math::Float logvar,
-                                                            const Deviation<Math>& d) {
+FASTVISION_HOST_DEVICE typename Math::Float twice_kl(typename Math::Float mu, typename Math::Float logvar,
+                                                     const Deviation<Math>& d) {
   using Float = typename Math::Float;
   return Math::fma(mu, mu, Math::fma(d.minus_one, d.minus_one + Float(2.f), Float(0.f) - logvar));
 }
 
 // exp(logvar) - 1.
 template <class Math>
-FASTVISION_HOST_DEVICE inline typename Math::Float variance_minus_one(const Deviation<Math>& d) {
+FASTVISION_HOST_DEVICE typename Math::Float variance_minus_one(const Deviation<Math>& d) {
   return d.minus_one * (d.minus_one + typename Math::Float(2.f));
 }
 

@@ -5,44 +5,14 @@
 //   rnn_kernels PROBLEMS SEED   exit status 1 and a line for each random problem that differs
 #include <algorithm>
 #include <cstdio>
-#include <memory>
-#include <random>
 
 #include "core/kernel_library.h"
 #include "host_context.h"
-#include "host_tensor.h"
+#include "random_tensor.h"
 #include "rnn/kernels.h"
 
 namespace fastvision {
 namespace {
-
-using Tensor = std::unique_ptr<HostTensor>;
-
-class Random {
- public:
-  explicit Random(uint64_t seed) : engine_(seed) {}
-  int64_t between(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine_); }
-  bool coin() { return between(0, 1); }
-  Tensor tensor(DType dtype, int64_t elements, double scale) {
-    auto tensor = std::make_unique<HostTensor>(dtype, elements);
-    for (int64_t i = 0; i < elements; ++i) tensor->set(i, scale * normal_(engine_));
-    return tensor;
-  }
-
- private:
-  std::mt19937_64 engine_;
-  std::normal_distribution<double> normal_;
-};
-
-void stop_at(const char* error) {
-  if (!error) return;
-  std::printf("%s\n", error);
-  std::exit(1);
-}
-
-void* data(const Tensor& tensor) {
-  return tensor ? tensor->data() : nullptr;
-}
 
 struct Problem {
   RnnLayer p;
