@@ -1,0 +1,270 @@
+"""The operators of the variational autoencoder against stock PyTorch in float64, given the same noise."""
+
+import math
+from collections.abc import Iterator
+from threading import Thread
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import fastvision
+from fastvision.ops import elbo_loss, reparameterize, reparameterize_kl
+
+ops = torch.ops.fastvision
+MASK = 0xFFFFFFFF
+REDUCTIONS = ("sum", "mean", "batchmean", "none")
+RECONSTRUCTIONS = ("mse", "bce", "bce_with_logits")
+TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10, torch.float64: 1e-12}
+CPU = [name for name in fastvision.backends.cpu.available_capabilities() if name != "emulated"]  # CUDA runs stock's
+SHAPES = ((0, 3), (), (1,), (7, 13), (3, 1100), (2, 5, 4099))
+
+
+@pytest.fixture(scope="module", params=CPU)
+def cpu_capability(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = fastvision.backends.cpu.capability
+    fastvision.backends.cpu.capability = request.param
+    yield
+    fastvision.backends.cpu.capability = before
+
+
+def latents(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(len(shape) + sum(shape))
+    return torch.randn(shape).to(dtype).requires_grad_(), torch.randn(shape).to(dtype).requires_grad_()
+
+
+def noise_of(seed: int, size: torch.Size) -> torch.Tensor:
+    """What the next call after torch.manual_seed(seed) draws, in float64."""
+    torch.manual_seed(seed)
+    return ops.standard_normal(size, ops.philox_state(torch.empty(0)), dtype=torch.float64)
+
+
+def exact(mu, logvar, noise, reduction):
+    """The stock formulas in float64."""
+    kl = -0.5 * (1 + logvar - mu.square() - logvar.exp())
+    reduced = {"sum": kl.sum, "mean": kl.mean, "none": lambda: kl}
+    return mu + noise * (0.5 * logvar).exp(), kl.sum() / len(kl) if reduction == "batchmean" else reduced[reduction]()
+
+
+def assert_near(actual, expected, dtype):
+    torch.testing.assert_close(
+        actual.double(), expected, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype], equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(
+    ("reduction", "shape"), [(r, s) for r in REDUCTIONS for s in SHAPES if s or r != "batchmean"], ids=str
+)
+def test_values_and_gradients(reduction, shape, dtype, cpu_capability):
+    mu, logvar = latents(*shape, dtype=dtype)
+    torch.manual_seed(5)
+    z, kl = reparameterize_kl(mu, logvar, reduction=reduction)
+    mu64, logvar64 = (t.detach().double().requires_grad_() for t in (mu, logvar))
+    z64, kl64 = exact(mu64, logvar64, noise_of(5, mu.shape), reduction)
+    assert z.dtype == kl.dtype == dtype
+    assert_near(z, z64, dtype)
+    assert_near(kl, kl64, dtype)
+    grads = [torch.randn_like(z), torch.randn_like(kl)]
+    actual = torch.autograd.grad((z, kl), (mu, logvar), grads)
+    expected = torch.autograd.grad((z64, kl64), (mu64, logvar64), [g.double() for g in grads])
+    for ours, theirs in zip(actual, expected, strict=True):
+        scale = max(1.0, theirs.abs().max().item()) if theirs.numel() else 1.0
+        torch.testing.assert_close(
+            ours.double() / scale, theirs / scale, rtol=0, atol=TOLERANCES[dtype], equal_nan=True
+        )
+
+
+@pytest.mark.parametrize("reconstruction", RECONSTRUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS[:3])
+@pytest.mark.parametrize(("beta", "free_bits"), [(1.0, 0.0), (0.3, 0.4)])
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_elbo(dtype, beta, free_bits, reduction, reconstruction, cpu_capability):
+    mu, logvar = latents(6, 131, dtype=dtype)
+    recon = torch.rand(6, 333).mul(0.9).add(0.05).to(dtype).requires_grad_()
+    target = torch.rand(6, 333).to(dtype)
+    options = {"reconstruction": reconstruction, "beta": beta, "free_bits": free_bits, "reduction": reduction}
+    tensors = (recon, mu, logvar)
+    doubles = [t.detach().double().requires_grad_() for t in tensors]
+    loss = elbo_loss(recon, target, mu, logvar, **options)
+    stock = {"mse": F.mse_loss, "bce": F.binary_cross_entropy, "bce_with_logits": F.binary_cross_entropy_with_logits}
+    errors = stock[reconstruction](doubles[0], target.double(), reduction="none")
+    kl = -0.5 * (1 + doubles[2] - doubles[1].square() - doubles[2].exp())
+    if free_bits:
+        kl = kl.clamp(min=free_bits)
+
+    def reduced(terms):
+        return terms.mean() if reduction == "mean" else terms.sum() / (6 if reduction == "batchmean" else 1)
+
+    expected = reduced(errors) + beta * reduced(kl)
+    assert_near(loss, expected, dtype)
+    for ours, theirs in zip(torch.autograd.grad(loss, tensors), torch.autograd.grad(expected, doubles), strict=True):
+        scale = theirs.abs().max()
+        torch.testing.assert_close(ours.double() / scale, theirs / scale, rtol=0, atol=2 * TOLERANCES[dtype])
+
+
+def test_extreme_variances_are_those_of_stock(cpu_capability):
+    logvar = torch.tensor([-200.0, -100, -88, -1e-4, 0, 1e-4, 80, 88, 89, 200, math.inf, -math.inf, math.nan])
+    mu = torch.linspace(-3, 3, len(logvar))
+    torch.manual_seed(3)
+    z, kl = reparameterize_kl(mu, logvar, reduction="none")
+    noise = noise_of(3, mu.shape).float()
+    torch.testing.assert_close(z, mu + noise * (0.5 * logvar).exp(), equal_nan=True, rtol=2e-5, atol=1e-6)
+    stock = -0.5 * (1 + logvar - mu.square() - logvar.exp())
+    torch.testing.assert_close(kl, stock, equal_nan=True, rtol=2e-5, atol=1e-6)
+
+
+def test_gradgradcheck():
+    mu, logvar = (t.double().detach().requires_grad_() for t in latents(3, 4))
+
+    def sample(mu, logvar):
+        torch.manual_seed(1)
+        return reparameterize_kl(mu, logvar)
+
+    assert torch.autograd.gradcheck(sample, (mu, logvar))
+    assert torch.autograd.gradgradcheck(sample, (mu, logvar))
+    recon = torch.rand(3, 5, dtype=torch.float64).mul(0.8).add(0.1).requires_grad_()
+    for reconstruction in RECONSTRUCTIONS:
+
+        def loss(recon, mu, logvar, reconstruction=reconstruction):
+            return elbo_loss(recon, torch.full_like(recon, 0.3), mu, logvar, reconstruction=reconstruction)
+
+        assert torch.autograd.gradcheck(loss, (recon, mu, logvar))
+        assert torch.autograd.gradgradcheck(loss, (recon, mu, logvar))
+
+
+def test_opcheck():
+    mu, logvar = latents(3, 4)
+    state = ops.philox_state(mu)
+    checks = {
+        ops.standard_normal.default: ([3, 4], state),
+        ops.reparameterize_forward.default: (mu.detach(), logvar.detach(), state, "sum"),
+        ops.reparameterize_backward.default: (
+            *(mu.detach(), None, mu.detach(), logvar.detach()),
+            *(state, None, [True, True]),
+        ),
+        ops.elbo_loss.default: (mu, mu.detach(), mu, logvar),
+    }
+    for operator, arguments in checks.items():
+        torch.library.opcheck(operator, arguments)
+
+
+def test_bits_depend_on_nothing_but_the_state(intraop_threads):
+    mu, logvar = (t.detach() for t in latents(3, 70001))
+    before = fastvision.backends.cpu.capability
+    results = []
+    try:
+        for capability in CPU:
+            for threads in (1, 2):
+                fastvision.backends.cpu.capability = capability
+                intraop_threads(threads)
+                torch.manual_seed(9)
+                state = ops.philox_state(mu)
+                noise = ops.standard_normal([3, 70001], state)
+                sample = ops.reparameterize_forward(mu, logvar, state, "sum")
+                gradients = ops.reparameterize_backward(mu, None, mu, logvar, state, None, [True, True])
+                results.append((noise, *sample, *gradients))
+    finally:
+        fastvision.backends.cpu.capability = before
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+def test_seeds_generators_and_calls():
+    mu, logvar = (t.detach() for t in latents(50, 40))
+
+    def draw(**options):
+        return reparameterize(mu, logvar, **options)
+
+    torch.manual_seed(2)
+    first, second = draw(), draw()
+    torch.manual_seed(2)
+    assert torch.equal(draw(), first)
+    assert torch.equal(draw(), second)
+    assert not torch.equal(first, second)
+    generator = torch.Generator().manual_seed(2)
+    state = generator.get_state()
+    assert torch.equal(draw(generator=generator), first)
+    generator.set_state(state)
+    assert torch.equal(draw(generator=generator), first)
+    torch.manual_seed(2)
+    by_torch = draw(rng="torch")
+    torch.manual_seed(2)
+    assert torch.equal(by_torch, mu + torch.randn_like(mu) * (0.5 * logvar).exp())
+
+
+def test_threads_share_no_numbers():
+    drawn: list[torch.Tensor] = []
+    zeros = torch.zeros(64)
+    threads = [Thread(target=lambda: drawn.extend(reparameterize(zeros, zeros) for _ in range(50))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({tuple(z.tolist()) for z in drawn}) == 400
+
+
+def philox(counter, key):
+    """Philox4x32-10 (Salmon et al., 2011), as published."""
+    counter, key = list(counter), list(key)
+    for _ in range(10):
+        first, second = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+        counter = [second >> 32 ^ counter[1] ^ key[0], second & MASK, first >> 32 ^ counter[3] ^ key[1], first & MASK]
+        key = [(key[0] + 0x9E3779B9) & MASK, (key[1] + 0xBB67AE85) & MASK]
+    return counter
+
+
+def test_noise_is_box_and_mullers_of_philox(cpu_capability):
+    assert philox([0] * 4, [0] * 2) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # Random123's known answers
+    assert philox([MASK] * 4, [MASK] * 2) == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
+    seed, offset = 0x299F31D0A4093822, 0x0370734413198A2E
+    noise = ops.standard_normal([1003], torch.tensor([seed, offset]))
+    for i in (*range(40), *range(990, 1003)):
+        words = philox([i // 4, 0, offset & MASK, offset >> 32], [seed & MASK, seed >> 32])
+        radius_word, angle_word = words[i % 4 // 2 * 2 :][:2]
+        radius = math.sqrt(-2 * math.log(((radius_word >> 1) + 0.5) / 2**31))
+        # 32 bits, of which the highest is half a turn and the others are a signed angle.
+        angle = math.pi * (angle_word >> 31) + math.pi / 2 * (((angle_word & MASK >> 1) ^ 1 << 30) - (1 << 30)) / 2**30
+        expected = radius * (math.sin(angle) if i % 2 else math.cos(angle))
+        assert abs(noise[i].item() - expected) < 1e-6 * max(1, radius)
+
+
+def test_known_moments():
+    zeros = torch.zeros(1_000_000)
+    torch.manual_seed(0)
+    z = reparameterize(zeros, zeros).double()
+    for power, expected, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs(z.pow(power).mean() - expected) < 4 * math.sqrt(variance / len(z))
+    for lag in (1, 2, 3, 4, 32, 1024):
+        assert abs((z[lag:] * z[:-lag]).mean()) < 4.5 / math.sqrt(len(z))
+
+
+def test_kl_of_a_large_input():
+    mu, logvar = (torch.randn(10_000_000) for _ in range(2))
+    kl = ops.reparameterize_forward(mu, logvar, ops.philox_state(mu), "sum")[1]
+    exact_kl = -0.5 * (1 + logvar.double() - mu.double().square() - logvar.double().exp()).sum()
+    assert abs(kl.double() / exact_kl - 1) < 1e-7
+
+
+@pytest.mark.slow
+def test_compiled_graphs_draw_new_noise():
+    mu, logvar = (t.detach() for t in latents(8, 40))
+    compiled = torch.compile(lambda mu, logvar: reparameterize_kl(mu, logvar), fullgraph=True)
+    first, second = compiled(mu, logvar)[0], compiled(mu, logvar)[0]
+    assert not torch.equal(first, second)
+
+
+def test_bad_arguments():
+    mu, logvar = latents(2, 3)
+    with pytest.raises(ValueError, match="reduction: expected 'sum', 'mean', 'batchmean' or 'none', got 'max'"):
+        reparameterize_kl(mu, logvar, reduction="max")
+    with pytest.raises(ValueError, match="rng: expected 'philox' or 'torch', got 'numpy'"):
+        reparameterize(mu, logvar, rng="numpy")
+    with pytest.raises(ValueError, match="reduction: expected 'sum', 'mean' or 'batchmean', got 'none'"):
+        elbo_loss(mu, mu, mu, logvar, reduction="none")
+    with pytest.raises(ValueError, match="reconstruction: expected 'mse', 'bce' or 'bce_with_logits', got 'l1'"):
+        elbo_loss(mu, mu, mu, logvar, reconstruction="l1")
+    with pytest.raises(ValueError, match="free_bits: expected a number of at least 0, got -1"):
+        elbo_loss(mu, mu, mu, logvar, free_bits=-1)
+    with pytest.raises(RuntimeError, match=r"must match the size|broadcast"):
+        reparameterize(mu, torch.zeros(4, 3))
