@@ -37,4 +37,17 @@ inline void* data(const Tensor& tensor) {
   return tensor ? tensor->data() : nullptr;
 }
 
+// The exit status of a program that checks random problems, and its arguments: how many, and a seed.
+template <class Check>
+int run_problems(int argc, char** argv, const Check& check) {
+  const int problems = argc > 1 ? std::atoi(argv[1]) : 100;
+  const uint64_t seed = argc > 2 ? std::atoi(argv[2]) : 1;
+  int wrong = 0;
+  for (int i = 0; i < problems; ++i) {
+    Random random(seed * 1000003 + i);
+    wrong += !check(random);
+  }
+  return wrong ? 1 : 0;
+}
+
 }  // namespace fastvision

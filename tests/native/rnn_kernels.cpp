@@ -290,12 +290,5 @@ bool check(Random& random) {
 }  // namespace fastvision
 
 int main(int argc, char** argv) {
-  const int problems = argc > 1 ? std::atoi(argv[1]) : 100;
-  const uint64_t seed = argc > 2 ? std::atoi(argv[2]) : 1;
-  int wrong = 0;
-  for (int i = 0; i < problems; ++i) {
-    fastvision::Random random(seed * 1000003 + i);
-    wrong += !fastvision::check(random);
-  }
-  return wrong ? 1 : 0;
+  return fastvision::run_problems(argc, argv, fastvision::check);
 }
