@@ -1,5 +1,5 @@
 # Two commands do everything from nothing: `make demo` and `make test`.
-# They need Python 3.11, g++ and make. TORCH= names another torch to install; PYTHON= another environment to use;
+# They need Python 3.11, g++ and make. TORCH= names another torch to install; PYTHON= another environment to use,
 # WORKERS= how many processes share the tests.
 TORCH ?= torch==2.13.0
 VENV ?= .venv
