@@ -72,7 +72,11 @@ def test_read_idx_broken(tmp_path, content, message):
         data.read_idx(path)
 
 
-@pytest.mark.parametrize("content", [gzip.compress(GOOD)[:-9], b"not gzip", gzip.compress(GOOD)[:10] + b"\xff" * 30])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(GOOD)[:-9], b"not gzip", gzip.compress(GOOD)[:10] + b"\xff" * 30],
+    ids=["truncated", "not_gzip", "broken"],
+)
 def test_read_idx_broken_gzip(tmp_path, content):
     path = tmp_path / "broken-ubyte.gz"
     path.write_bytes(content)
