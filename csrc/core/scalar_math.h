@@ -9,11 +9,12 @@
 #include <cmath>
 #include <cstdint>
 
-// Formulas must dissolve into the kernel that calls them.
+#include "core/inline.h"
+
 #if defined(__CUDACC__)
 #define FASTVISION_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define FASTVISION_HOST_DEVICE inline __attribute__((always_inline))
+#define FASTVISION_HOST_DEVICE inline FASTVISION_INLINE
 #endif
 
 namespace fastvision {
@@ -86,6 +87,7 @@ struct ScalarMath {
   }
 
   FASTVISION_HOST_DEVICE static bool greater(float a, float b) { return a > b; }
+  FASTVISION_HOST_DEVICE static bool at_least(float a, float b) { return a >= b; }
   FASTVISION_HOST_DEVICE static bool any(bool mask) { return mask; }
   FASTVISION_HOST_DEVICE static float select(bool mask, float yes, float no) { return mask ? yes : no; }
 };

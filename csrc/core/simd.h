@@ -10,10 +10,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "core/inline.h"
 #include "core/types.h"
-
-// Lambdas too must dissolve into the kernel that calls them.
-#define FASTVISION_INLINE __attribute__((always_inline))
 
 namespace fastvision {
 
