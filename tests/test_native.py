@@ -37,4 +37,4 @@ def test_tensors_of_more_than_2_to_31_elements():
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 @pytest.mark.parametrize("program", native_programs.PROGRAMS)
 def test_sanitizers_find_nothing(program, sanitizer):
-    check(program, sanitizer, "default", 100, 3)
+    check(program, sanitizer, "default", 40, 3)

@@ -113,7 +113,11 @@ class PhiloxVectors {
 };
 
 // How many numbers fill_normals makes at a time.
+#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
 constexpr int kNormalSets = 2;
+#else
+constexpr int kNormalSets = 1;
+#endif
 constexpr int64_t kNormalStep = kNormalSets * 2 * kLanes;
 
 // Elements from 4 quad on; `count` is a multiple of kNormalStep.
@@ -123,7 +127,7 @@ inline void fill_normals(const PhiloxVectors& stream, uint64_t quad, float* targ
     stream.words<kNormalSets>(quad + static_cast<uint64_t>(i) / 4, radius, angle);
     unroll<kNormalSets>([&](int s) FASTVISION_INLINE {
       Vec first, second;
-      normal_pair<VectorMath>(radius[s], angle[s], first, second);
+      normal_pair<ExactVectorMath>(radius[s], angle[s], first, second);
       PhiloxVectors::store_in_order(first, second, target + i + s * 2 * kLanes);
     });
   }

@@ -1,4 +1,5 @@
-// The formulas of one element, or of a vector of elements (core/scalar_math.h): all kernels compute the same bits.
+// The formulas of one element, or of a vector of elements (core/scalar_math.h): all kernels that have a fused
+// multiply-add compute the same bits.
 #pragma once
 
 #include "core/scalar_math.h"
@@ -25,7 +26,8 @@ FASTVISION_HOST_DEVICE ExpParts<Math> exp_parts(typename Math::Float x) {
   constexpr float kRound = 12582912.f + 127.f;  // 1.5 * 2^23: the sum's lowest bit is one
   const Float biased = Math::fma(x, Float(1.44269504f), Float(kRound));
   const Float n = biased - Float(kRound);
-  const Float r = Math::fma(n, Float(1.90465421e-9f), Math::fma(n, Float(-0.693147182f), x));
+  // log(2) in two parts; the product with the first is exact.
+  const Float r = Math::fma(n, Float(2.12194440e-4f), Math::fma(n, Float(-0.693359375f), x));
   Float q(1.387028373e-03f);
   q = Math::fma(q, r, Float(8.366254158e-03f));
   q = Math::fma(q, r, Float(4.166743904e-02f));

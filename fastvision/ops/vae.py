@@ -164,8 +164,8 @@ def _draws_by_torch(rng: str) -> bool:
 
 def _torch_noise(mu: Tensor, logvar: Tensor, generator: Generator | None) -> Tensor:
     # As torch.randn_like(exp(0.5 * logvar)) where the shapes are equal.
-    # Dynamo does not trace result_type.
-    dtype = mu.dtype if mu.dtype == logvar.dtype else torch.result_type(mu, logvar)
+    # Dynamo does not trace torch.result_type.
+    dtype = mu.dtype if mu.dtype == logvar.dtype else (mu + logvar).dtype
     if not (dtype.is_floating_point or dtype.is_complex):
         dtype = torch.get_default_dtype()
     if mu.shape == logvar.shape and generator is None:

@@ -18,6 +18,17 @@ constexpr int64_t kStep = 64;  // vectors are processed so many elements at a ti
 constexpr int64_t kVectors = kStep / kLanes;
 constexpr int64_t kBlocksPerTask = 16;  // a task takes some 10 us
 
+// f(v) for every vector of a step.
+template <class F>
+inline FASTVISION_INLINE void for_each_vector(F&& f) {
+#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
+  unroll<kVectors>(f);
+#else
+  // Where a vector is many instructions, GCC puts no eight of them in line.
+  for (int v = 0; v < kVectors; ++v) f(v);
+#endif
+}
+
 inline int64_t blocks_of(int64_t elements) {
   return ceil_div(elements, kBlock);
 }

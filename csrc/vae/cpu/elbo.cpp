@@ -18,7 +18,7 @@ template <Reconstruction reconstruction>
 double reconstruction_block(const float* recon, const float* target, int64_t count) {
   BlockSum sum;
   for (int64_t i = 0; i < count; i += kStep) {
-    unroll<kVectors>([&](int v) FASTVISION_INLINE {
+    for_each_vector([&](int v) FASTVISION_INLINE {
       const int64_t at = i + v * kLanes;
       const Vec r = Vec::loadu(recon + at), t = Vec::loadu(target + at);
       if constexpr (reconstruction == Reconstruction::mse) {
@@ -31,15 +31,10 @@ double reconstruction_block(const float* recon, const float* target, int64_t cou
   return sum.total();
 }
 
-bool is_probability(const float* values, int64_t count) {
-  Vec outside(0.f);
-  for (int64_t i = 0; i < count; i += kStep) {
-    unroll<kVectors>([&](int v) FASTVISION_INLINE {
-      const Vec x = Vec::loadu(values + i + v * kLanes);
-      outside = outside | (x < Vec(0.f)) | (x > Vec(1.f)) | (x != x);
-    });
-  }
-  return !VectorMath::any(outside);
+bool are_probabilities(const float* values, int64_t count) {
+  int outside = 0;  // NaN, too
+  for (int64_t i = 0; i < count; ++i) outside |= !((values[i] >= 0) & (values[i] <= 1));
+  return !outside;
 }
 
 // Twice the sum of the KL, or of max(KL, free_bits).
@@ -47,7 +42,7 @@ double kl_block(const float* mu, const float* logvar, float free_bits, int64_t c
   BlockSum sum;
   const Vec least(2 * free_bits);
   for (int64_t i = 0; i < count; i += kStep) {
-    unroll<kVectors>([&](int v) FASTVISION_INLINE {
+    for_each_vector([&](int v) FASTVISION_INLINE {
       const int64_t at = i + v * kLanes;
       const Vec l = Vec::loadu(logvar + at);
       Vec twice = twice_kl<VectorMath>(Vec::loadu(mu + at), l, deviation<VectorMath>(l));
@@ -65,15 +60,19 @@ const char* forward(const ElboLoss& p, const ElboLossForward& arrays, Context& c
     return static_cast<double*>(context.allocate(sizeof(double) * std::max<int64_t>(1, blocks)));
   };
   double *recon_sums = allocate(recon_blocks), *latent_sums = allocate(latent_blocks);
-  std::atomic<bool> valid{true};
+  std::atomic<bool> valid_recon{true}, valid_target{true};
   for_each_block(p.recon_elements, context, [&](int64_t block, int64_t first, int64_t count) {
     Buffer recon_buffer, target_buffer;
     const float* recon = read_block<T>(arrays.recon, first, count, recon_buffer);
     const float* target = read_block<T>(arrays.target, first, count, target_buffer);
-    if (reconstruction == Reconstruction::bce && !is_probability(recon, count)) valid = false;
+    if constexpr (reconstruction == Reconstruction::bce) {
+      if (!are_probabilities(recon, count)) valid_recon = false;
+      if (!are_probabilities(target, count)) valid_target = false;
+    }
     recon_sums[block] = reconstruction_block<reconstruction>(recon, target, count);
   });
-  if (!valid) return "recon: expected values between 0 and 1 for reconstruction 'bce', got one outside";
+  if (!valid_recon) return "recon: expected values between 0 and 1 for reconstruction 'bce', got one outside";
+  if (!valid_target) return "target: expected values between 0 and 1 for reconstruction 'bce', got one outside";
   for_each_block(p.latent_elements, context, [&](int64_t block, int64_t first, int64_t count) {
     Buffer mu, logvar;
     latent_sums[block] =
@@ -88,7 +87,7 @@ const char* forward(const ElboLoss& p, const ElboLossForward& arrays, Context& c
 template <Reconstruction reconstruction>
 void recon_gradient_block(const float* recon, const float* target, float scale, float* grad, int64_t count) {
   for (int64_t i = 0; i < count; i += kStep) {
-    unroll<kVectors>([&](int v) FASTVISION_INLINE {
+    for_each_vector([&](int v) FASTVISION_INLINE {
       const int64_t at = i + v * kLanes;
       const Vec gradient =
           reconstruction_gradient<VectorMath, reconstruction>(Vec::loadu(recon + at), Vec::loadu(target + at));
@@ -101,15 +100,16 @@ void latent_gradient_block(const float* mu, const float* logvar, float free_bits
                            float* grad_logvar, int64_t count) {
   const Vec least(2 * free_bits);
   for (int64_t i = 0; i < count; i += kStep) {
-    unroll<kVectors>([&](int v) FASTVISION_INLINE {
+    for_each_vector([&](int v) FASTVISION_INLINE {
       const int64_t at = i + v * kLanes;
       const Vec m = Vec::loadu(mu + at), l = Vec::loadu(logvar + at);
       const auto d = deviation<VectorMath>(l);
       Vec by_mu = m * Vec(scale), by_logvar = variance_minus_one<VectorMath>(d) * Vec(0.5f * scale);
       if (free_bits > 0) {
-        const Vec below = least > twice_kl<VectorMath>(m, l, d);
-        by_mu = Vec::blendv(by_mu, Vec(0.f), below);
-        by_logvar = Vec::blendv(by_logvar, Vec(0.f), below);
+        // A NaN is not above either. What is not finite gives NaN where it is multiplied by zero, as in stock.
+        const Vec above = VectorMath::at_least(twice_kl<VectorMath>(m, l, d), least);
+        by_mu = VectorMath::select(above, by_mu, by_mu * Vec(0.f));
+        by_logvar = VectorMath::select(above, by_logvar, by_logvar * Vec(0.f));
       }
       if (grad_mu) by_mu.store(grad_mu + at);
       if (grad_logvar) by_logvar.store(grad_logvar + at);

@@ -24,7 +24,7 @@ template <KlResult kl_result>
 double sample_block(const float* mu, const float* logvar, const float* noise, float* z, float* kl, int64_t count) {
   BlockSum sum;
   for (int64_t i = 0; i < count; i += kStep) {
-    unroll<kVectors>([&](int v) FASTVISION_INLINE {
+    for_each_vector([&](int v) FASTVISION_INLINE {
       const int64_t at = i + v * kLanes;
       const Vec m = Vec::loadu(mu + at), l = Vec::loadu(logvar + at);
       const auto d = deviation<VectorMath>(l);
@@ -72,7 +72,7 @@ template <bool has_z, KlResult kl_result>
 void gradient_block(const Incoming& incoming, const float* mu, const float* logvar, const float* noise, float* grad_mu,
                     float* grad_logvar, int64_t count) {
   for (int64_t i = 0; i < count; i += kStep) {
-    unroll<kVectors>([&](int v) FASTVISION_INLINE {
+    for_each_vector([&](int v) FASTVISION_INLINE {
       const int64_t at = i + v * kLanes;
       Vec by_mu(0.f), by_logvar(0.f);  // the second doubled
       const auto d = deviation<VectorMath>(Vec::loadu(logvar + at));
