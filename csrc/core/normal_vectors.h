@@ -112,24 +112,29 @@ class PhiloxVectors {
   uint64_t keys_[kPhiloxRounds][2];
 };
 
-// How many numbers fill_normals makes at a time.
-#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
-constexpr int kNormalSets = 2;
-#else
-constexpr int kNormalSets = 1;
-#endif
-constexpr int64_t kNormalStep = kNormalSets * 2 * kLanes;
+// fill_normals makes numbers in steps of so many: all random words of a step first, which wait in the first cache. In
+// one loop with the normal numbers, the processor sees too few rounds that do not wait for each other.
+constexpr int kWordSets = 2;
+constexpr int64_t kNormalStep = 4 * kWordSets * 2 * kLanes;
 
 // Elements from 4 quad on; `count` is a multiple of kNormalStep.
 inline void fill_normals(const PhiloxVectors& stream, uint64_t quad, float* target, int64_t count) {
+  constexpr int64_t kPairs = kNormalStep / 2;
   for (int64_t i = 0; i < count; i += kNormalStep) {
-    IntVec radius[kNormalSets], angle[kNormalSets];
-    stream.words<kNormalSets>(quad + static_cast<uint64_t>(i) / 4, radius, angle);
-    unroll<kNormalSets>([&](int s) FASTVISION_INLINE {
+    alignas(64) int32_t radii[kPairs], angles[kPairs];
+    for (int64_t j = 0; j < kPairs; j += kWordSets * kLanes) {
+      IntVec radius[kWordSets], angle[kWordSets];
+      stream.words<kWordSets>(quad + static_cast<uint64_t>(i + 2 * j) / 4, radius, angle);
+      unroll<kWordSets>([&](int s) FASTVISION_INLINE {
+        radius[s].store(radii + j + s * kLanes);
+        angle[s].store(angles + j + s * kLanes);
+      });
+    }
+    for (int64_t j = 0; j < kPairs; j += kLanes) {
       Vec first, second;
-      normal_pair<ExactVectorMath>(radius[s], angle[s], first, second);
-      PhiloxVectors::store_in_order(first, second, target + i + s * 2 * kLanes);
-    });
+      normal_pair<ExactVectorMath>(IntVec::loadu(radii + j), IntVec::loadu(angles + j), first, second);
+      PhiloxVectors::store_in_order(first, second, target + i + 2 * j);
+    }
   }
 }
 

@@ -8,15 +8,15 @@
 namespace fastvision {
 namespace {
 
-static_assert(kStep % kNormalStep == 0 && kBlock % kStep == 0);
+static_assert(kBlock % kNormalStep == 0 && kBlock % kStep == 0);
 
 PhiloxVectors stream_of(const int64_t* state) {
   return {static_cast<uint64_t>(state[0]), static_cast<uint64_t>(state[1])};
 }
 
-// The noise of a block, up to a full step.
+// The noise of a block, and some more.
 void fill_block(const PhiloxVectors& stream, int64_t first, int64_t count, Buffer& noise) {
-  fill_normals(stream, static_cast<uint64_t>(first) / 4, noise.data, round_up(count, kStep));
+  fill_normals(stream, static_cast<uint64_t>(first) / 4, noise.data, round_up(count, kNormalStep));
 }
 
 // Returns twice the sum of KL.
