@@ -16,7 +16,7 @@ features.0.0 to features.1  Conv2d + BatchNorm2d + ReLU + MaxPool2d  replaced   
 features.2 to features.4    Conv2d + ReLU + AvgPool2d                replaced      one conv2d_pool2d(activation='relu', pool='avg')
 head.0                      Flatten                                  not replaced  is not a layer that is fused
 head.1                      Linear                                   not replaced  is not a layer that is fused
-stem                        Conv2d                                   not replaced  is called by Net.forward, which convert does not read
+stem                        Conv2d                                   not replaced  is followed by Sequential, which is not a layer that is fused
 2 replaced, 0 replaceable, 3 not replaced"""  # noqa: E501
 
 TRAINING = """\
@@ -29,7 +29,7 @@ features.1                MaxPool2d                  not replaced  does not cont
 features.2 to features.4  Conv2d + ReLU + AvgPool2d  replaceable   one conv2d_pool2d(activation='relu', pool='avg')
 head.0                    Flatten                    not replaced  is not a layer that is fused
 head.1                    Linear                     not replaced  is not a layer that is fused
-stem                      Conv2d                     not replaced  is called by Net.forward, which convert does not read
+stem                      Conv2d                     not replaced  is followed by Sequential, which is not a layer that is fused
 0 replaced, 1 replaceable, 7 not replaced"""  # noqa: E501
 
 

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from fastvision.convert.check import check_outputs, outputs_in_eval_mode
+from fastvision.convert.converted import Converted, stock_class
 from fastvision.convert.layers import original, replacement
-from fastvision.convert.sequential import FusedForward, fused_class, has_runs, runs_its_children, stock_class
+from fastvision.convert.sequential import fused_class, has_runs, runs_its_children
+from fastvision.convert.traced import has_chains, traced_class
 from fastvision.nn.rnn_storage import check_weight_dtype
 
 
@@ -26,15 +28,17 @@ def convert(
         Conv2d[, BatchNorm2d][, ReLU][, MaxPool2d | AvgPool2d]
 
     run as one operator, `fastvision.ops.conv2d_pool2d`. Identity, and Dropout in eval mode, may stand between them.
-    BatchNorm2d is folded into the weights in eval mode and runs as it is in training mode. The layers themselves stay
-    in the model: parameters, state_dict keys, names, indexing, hooks and train/eval are what they were. A layer that
-    has hooks is called as before.
+    BatchNorm2d is folded into the weights in eval mode and runs as it is in training mode. So do layers that a forward
+    of the model's own calls one after the other, as modules or as functions (`F.relu`, `F.max_pool2d`), where torch.fx
+    can trace it and nothing would be lost that it does besides. The layers themselves stay in the model: parameters,
+    state_dict keys, names, indexing, hooks and train/eval are what they were. A layer that has hooks is called as
+    before.
 
     LSTM, GRU, LSTMCell and GRUCell, anywhere in the model, become those of fastvision.nn, in place: the layer keeps its
     identity, parameters, hooks and mode. `fastvision.explain` lists what is replaced, what is not, and why.
 
     Args:
-        model: any module; its own nn.Sequentials are found at any depth.
+        model: any module; what it is made of is found at any depth.
         example_inputs: a tensor, or a tuple of positional arguments. If given, model and result run on them in eval
             mode without gradients, and their outputs are compared.
         inplace: True converts `model` itself and returns it. False leaves it untouched and returns a copy.
@@ -88,9 +92,11 @@ def revert(model: nn.Module) -> nn.Module:
 
 def _converted_class(module: nn.Module) -> type[nn.Module] | None:
     """The class that this module gets by conversion; None if it keeps its own."""
-    if runs_its_children(module) and not isinstance(module, FusedForward) and has_runs(module):
-        return fused_class(type(module))
-    return replacement(module)
+    if isinstance(module, Converted):
+        return None
+    if runs_its_children(module):
+        return fused_class(type(module)) if has_runs(module) else None
+    return replacement(module) or (traced_class(type(module)) if has_chains(module) else None)
 
 
 def _original_class(module: nn.Module) -> type[nn.Module] | None:

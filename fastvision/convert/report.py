@@ -4,11 +4,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torch.fx import Node
 from torch.nn.utils import parametrize
 
+from fastvision.convert.chains import Chain, find_chains
+from fastvision.convert.converted import stock_type
 from fastvision.convert.layers import is_ours, operator_name, replacement
 from fastvision.convert.runs import Run, find_runs, obstacle
 from fastvision.convert.sequential import FusedForward, flatten, runs_its_children
+from fastvision.convert.traced import TracedForward, is_candidate, trace
+from fastvision.convert.tracing import UntraceableError
 
 REPLACED = "replaced"
 REPLACEABLE = "replaceable"
@@ -63,25 +68,68 @@ def explain(model: nn.Module) -> Report:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    names = {module: name or "(model)" for name, module in model.named_modules()}
-    return Report(tuple(_rows(model, "has no layers around it to be fused with", names, set())))
+    return Report(tuple(_Explanation(model).rows(model, "has no layers around it to be fused with")))
 
 
-def _rows(module: nn.Module, alone: str, names: dict[nn.Module, str], seen: set[nn.Module]) -> Iterator[Row]:
-    """Rows of a module and all in it. `alone` says why a layer here has no chance of being fused."""
-    if module in seen:
-        return
-    seen.add(module)
-    if is_ours(module) or replacement(module):
-        yield _replacement_row(module, names)
-    elif not module._modules or parametrize.is_parametrized(module):
-        yield _unfused_row(module, obstacle(module) or alone, names)
-    elif _runs_as_one(module):
-        yield from _sequential_rows(module, names, seen)
-    else:
-        alone = f"is called by {type(module).__name__}.forward, which convert does not read"
-        for child in module.children():
-            yield from _rows(child, alone, names, seen)
+class _Explanation:
+    """Makes the rows of a model, each module once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {module: name or "(model)" for name, module in model.named_modules()}
+        self._seen: set[nn.Module] = set()
+        self._runs: dict[nn.Module, list[Row]] = {}  # by convolution, of forwards that were traced
+        self._reasons: dict[nn.Module, str] = {}  # of convolutions in such a forward that are in no run
+
+    def rows(self, module: nn.Module, alone: str) -> Iterator[Row]:
+        """Rows of a module and all in it. `alone` says why a layer here has no chance of being fused."""
+        if module in self._seen:
+            return
+        self._seen.add(module)
+        if module in self._runs:
+            yield from self._runs[module]
+        elif is_ours(module) or replacement(module):
+            yield _replacement_row(module, self._names)
+        elif not module._modules or parametrize.is_parametrized(module):
+            yield _unfused_row(module, obstacle(module) or self._reasons.get(module, alone), self._names)
+        elif _runs_as_one(module):
+            yield from self._sequential_rows(module)
+        else:
+            alone = self._read_forward(module)
+            for child in module.children():
+                yield from self.rows(child, alone)
+
+    def _sequential_rows(self, sequential: nn.Sequential) -> Iterator[Row]:
+        containers, layers = flatten(sequential)
+        self._seen.update(containers)
+        position = 0
+        for step in find_runs(layers):
+            if isinstance(step, Run):
+                last = self._names[step.layers[-1]]
+                yield _run_row(step, last, isinstance(sequential, FusedForward), self._names)
+            elif step is not None:
+                yield from self.rows(step, _why_alone(layers, position))
+            position += len(step.layers) if isinstance(step, Run) else 1
+
+    def _read_forward(self, module: nn.Module) -> str:
+        """Notes what the forward of a module does with its convolutions; why other layers are in no run."""
+        forward = f"{stock_type(module).__name__}.forward"
+        if not is_candidate(module):
+            return f"is called by {forward}, which calls no Conv2d"
+        try:
+            found = trace(module)
+        except UntraceableError as error:
+            return f"is called by {forward}, which {error}"
+        for chain in find_chains(found.graph, found.module):
+            convolution = chain.layers[0]
+            if chain.length == 1:
+                self._reasons[convolution] = _why_chain_ends(chain)
+                continue
+            run, last = Run(chain.layers[: chain.length]), chain.nodes[chain.length - 1]
+            last_name = self._names.get(run.layers[-1]) or f"{_target_name(last)}()"
+            row = _run_row(run, last_name, isinstance(module, TracedForward), self._names)
+            self._runs.setdefault(convolution, []).append(row)
+            self._seen.update(run.layers[1:])
+        return f"is in no run of {forward} that starts with a Conv2d"
 
 
 def _runs_as_one(module: nn.Module) -> bool:
@@ -92,26 +140,14 @@ def _runs_as_one(module: nn.Module) -> bool:
     return isinstance(module, FusedForward) or not any(isinstance(container, FusedForward) for container in inner)
 
 
-def _sequential_rows(sequential: nn.Sequential, names: dict[nn.Module, str], seen: set[nn.Module]) -> Iterator[Row]:
-    containers, layers = flatten(sequential)
-    seen.update(containers)
-    position = 0
-    for step in find_runs(layers):
-        if isinstance(step, Run):
-            yield _run_row(step, isinstance(sequential, FusedForward), names)
-        elif step is not None:
-            yield from _rows(step, _why_alone(layers, position), names, seen)
-        position += len(step.layers) if isinstance(step, Run) else 1
-
-
-def _run_row(run: Run, converted: bool, names: dict[nn.Module, str]) -> Row:
+def _run_row(run: Run, last: str, converted: bool, names: dict[nn.Module, str]) -> Row:
     pool = {None: "none", nn.MaxPool2d: "max", nn.AvgPool2d: "avg"}[run.pool and type(run.pool)]
     call = f"one conv2d_pool2d(activation='{run.activation}', pool='{pool}')"
     if run.norm is not None:
         call += f" for inputs of {run.least_input} elements or more"
     hindrance = run.hindrance()
     return Row(
-        name=f"{names[run.layers[0]]} to {names[run.layers[-1]]}",
+        name=f"{names[run.layers[0]]} to {last}",
         layers=tuple(type(layer).__name__ for layer in run.layers),
         status=NOT_REPLACED if hindrance else REPLACED if converted else REPLACEABLE,
         reason=hindrance or call,
@@ -145,8 +181,22 @@ def _why_alone(layers: list[nn.Module], position: int) -> str:
     following = layers[position + 1] if position + 1 < len(layers) else None
     hindrance = None if following is None else obstacle(following)
     if hindrance:
-        return f"is followed by {type(following).__name__}, which {hindrance}"
+        return f"is followed by {stock_type(following).__name__}, which {hindrance}"
     return "is not followed by BatchNorm2d, ReLU or pooling"
+
+
+def _why_chain_ends(chain: Chain) -> str:
+    """Why a convolution that a forward calls is in no run, if it has no obstacle of its own."""
+    if len(chain.layers) > 1:
+        return _why_alone(chain.layers, 0)
+    users = list(chain.nodes[0].users)
+    if len(users) == 1:
+        return f"is followed by {_target_name(users[0])}, which is not fused"
+    return f"has an output that is used {len(users)} times"
+
+
+def _target_name(node: Node) -> str:
+    return node.op if node.op == "output" else getattr(node.target, "__name__", str(node.target))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

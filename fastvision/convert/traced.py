@@ -1,0 +1,143 @@
+"""Modules whose own forward calls convolutions, and what one operator can do with them.
+
+A converted one keeps its class's forward for all that tracing does not cover: each call looks for a program that was
+made for such arguments and for the module as it is, and runs the stock forward where there can be none.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastvision.convert.chains import Chain, find_chains, fuse
+from fastvision.convert.converted import Converted, Unpickled, derive, is_observed, stock_type
+from fastvision.convert.runs import Run
+from fastvision.convert.snapshot import Snapshot
+from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
+
+# How many programs a module keeps.
+_PROGRAMS = 4
+
+
+def is_candidate(module: nn.Module) -> bool:
+    """Whether a forward of its own may call convolutions."""
+    return (
+        bool(module._modules)
+        and "forward" not in module.__dict__
+        and any(type(child) is nn.Conv2d for child in module.modules())
+    )
+
+
+def trace(module: nn.Module, training: bool | None = None) -> Trace:
+    """A trace of the stock forward of a module, converted or not, with tensors for its arguments.
+
+    Raises:
+        UntraceableError: it can't be traced.
+    """
+    stock = stock_type(module)
+    return Trace(
+        module, stock.forward, usual_signature(stock.forward), module.training if training is None else training
+    )
+
+
+def has_chains(module: nn.Module) -> bool:
+    """Whether there is something to fuse, now or in another mode of the module."""
+    if not is_candidate(module):
+        return False
+    for training in (True, False):
+        try:
+            found = trace(module, training)
+        except UntraceableError:
+            continue
+        if any(chain.length > 1 for chain in find_chains(found.graph, found.module, structure_only=True)):
+            return True
+    return False
+
+
+class _Program:
+    """A forward in which runs are one call each; none where the stock forward is all there is."""
+
+    run: Callable | None = None
+
+    def __init__(self, module: nn.Module, signature: Signature) -> None:
+        self._signature = signature
+        self._stock = stock_type(module)
+        self._training = module.training
+        try:
+            self._trace = Trace(module, self._stock.forward, signature, module.training)
+        except UntraceableError:
+            self._trace = None
+            return
+        chains = list(find_chains(self._trace.graph, self._trace.module))
+        self._snapshot = Snapshot(list(dict.fromkeys(layer for chain in chains for layer in chain.layers)))
+        runs = [chain for chain in chains if chain.length > 1]
+        for chain in runs:
+            fuse(self._trace.graph, chain, _function(chain), chain.nodes[0].args, {})
+        if runs:
+            code = self._trace.graph.python_code("self")
+            exec(compile(code.src, f"<forward of {type(module).__name__}>", "exec"), code.globals)
+            self.run = code.globals["forward"]
+
+    def fits(self, module: nn.Module, signature: Signature) -> bool:
+        """Whether this is the program for such arguments, with the module as it is."""
+        if signature != self._signature:
+            return False
+        if self._trace is None:
+            return module.training == self._training  # stock is right whatever else has changed
+        return self._trace.is_current(self._stock.forward) and self._snapshot.is_current()
+
+
+def _function(chain: Chain) -> Callable[[Tensor], Tensor]:
+    run = Run(chain.layers[: chain.length])
+
+    def fused(input: Tensor) -> Tensor:
+        return run(input)
+
+    return fused
+
+
+class _Programs(Unpickled):
+    """The programs of a module that were used last, for different arguments and modes."""
+
+    def __init__(self) -> None:
+        self._recent: tuple[_Program, ...] = ()
+
+    def find(self, module: nn.Module, signature: Signature) -> _Program:
+        recent = self._recent
+        for program in recent:
+            if program.fits(module, signature):
+                return program
+        program = _Program(module, signature)
+        self._recent = (program, *recent[: _PROGRAMS - 1])
+        return program
+
+
+class TracedForward(Converted):
+    """Put before a class with a forward of its own in the bases of a class."""
+
+    _plan: _Programs | None = None
+
+    def _program(self, arguments: tuple, keywords: dict[str, Any]) -> Callable | None:
+        signature = signature_of(arguments, keywords)
+        if signature is None or is_observed():
+            return None
+        if self._plan is None:
+            self._plan = _Programs()
+        return self._plan.find(self, signature).run
+
+
+@functools.cache
+def traced_class(stock: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of `stock` with TracedForward."""
+
+    @functools.wraps(stock.forward)
+    def forward(self, *arguments, **keywords):
+        # Dynamo can't look for programs. What it compiles is for its backend to fuse.
+        program = None if torch.compiler.is_dynamo_compiling() else self._program(arguments, keywords)
+        if program is None:
+            return stock.forward(self, *arguments, **keywords)
+        return program(self, *arguments, *keywords.values())
+
+    return derive(stock, TracedForward, traced_class, forward=forward)
