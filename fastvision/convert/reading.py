@@ -7,6 +7,7 @@ is only traced if its source, read beforehand, has nothing of the kind. What is 
 
 import ast
 import builtins
+import dis
 import functools
 import inspect
 import math
@@ -61,6 +62,7 @@ def why_unreadable(function: types.FunctionType, role: str) -> str | None:
             module; or 'function', of whose arguments nothing is known.
     """
     try:
+        _check_defaults(function)
         tree = _parse(function, function.__code__)
         _Reader(function, tree, role).read()
     except _UnreadableError as error:
@@ -68,6 +70,18 @@ def why_unreadable(function: types.FunctionType, role: str) -> str | None:
     except RecursionError:
         return "calls itself"
     return None
+
+
+def is_immutable(value: Any) -> bool:
+    """Whether it is, and all it consists of, so that equal values stay equal."""
+    kinds = (type(None), bool, int, float, str, torch.device, *_CONSTANTS)
+    return type(value) in kinds or (type(value) in (tuple, torch.Size) and all(map(is_immutable, value)))
+
+
+def _check_defaults(function: types.FunctionType) -> None:
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    if not all(is_immutable(value) or is_recorded(value) for value in defaults):
+        raise _UnreadableError("has an argument whose default may change")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -110,6 +124,11 @@ def _contents(code: types.CodeType) -> tuple:
     return code.co_code, code.co_names, code.co_varnames, constants
 
 
+def _loaded_globals(code: types.CodeType) -> set[str]:
+    """Names that are global somewhere in a function, be they local in a comprehension of it."""
+    return {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+
+
 class _Reader(ast.NodeVisitor):
     """Visits every part of a function; raises at the first that is not known to be harmless."""
 
@@ -120,7 +139,7 @@ class _Reader(ast.NodeVisitor):
         names = [parameter.arg for parameter in parameters]
         stored = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
         others = {parameter.arg for parameter in (tree.args.vararg, tree.args.kwarg) if parameter}
-        self._locals = {*names, *stored, *others}
+        self._locals = {*names, *stored, *others} - _loaded_globals(function.__code__)
         self._module = names[0] if role != "function" and names and names[0] not in stored else None
         self._arguments = set(names) - stored if role == "forward" else set()
 

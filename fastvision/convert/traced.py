@@ -62,6 +62,7 @@ class _Program:
     run: Callable | None = None
 
     def __init__(self, module: nn.Module, signature: Signature) -> None:
+        self._module = module
         self._signature = signature
         self._stock = stock_type(module)
         self._training = module.training
@@ -82,7 +83,7 @@ class _Program:
 
     def fits(self, module: nn.Module, signature: Signature) -> bool:
         """Whether this is the program for such arguments, with the module as it is."""
-        if signature != self._signature:
+        if signature != self._signature or module is not self._module:  # copy.copy shares programs
             return False
         if self._trace is None:
             return module.training == self._training  # stock is right whatever else has changed
@@ -121,7 +122,7 @@ class TracedForward(Converted):
 
     def _program(self, arguments: tuple, keywords: dict[str, Any]) -> Callable | None:
         signature = signature_of(arguments, keywords)
-        if signature is None or is_observed():
+        if signature is None or is_observed() or "_is_replica" in self.__dict__:  # nn.DataParallel's, for one call
             return None
         if self._plan is None:
             self._plan = _Programs()

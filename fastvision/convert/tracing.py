@@ -21,13 +21,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from fastvision.convert.converted import stock_type
-from fastvision.convert.reading import is_recorded, why_unreadable
+from fastvision.convert.reading import is_immutable, is_recorded, why_unreadable
 
 Signature = tuple[tuple[str | None, Any], ...]
 """Of each argument its keyword, None if it is positional, and TENSOR or (type, value)."""
 TENSOR = object()
 _CONSTANTS = (type(None), bool, int, str)
-_IMMUTABLE = (*_CONSTANTS, float, torch.dtype, torch.memory_format, torch.device)
 _LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 _INTERNAL = frozenset(nn.Module().__dict__) - {"training"}
 # What a class may define to make its instances something else than modules that are called.
@@ -171,7 +170,7 @@ class Trace:
             value = self._training
         elif path and not type(module).__module__.startswith(("torch.nn.", "fastvision.")):
             raise UntraceableError(f"reads self.{path}{name}, which a call might change")
-        if not (_is_immutable(value) or is_recorded(value)):
+        if not (is_immutable(value) or is_recorded(value)):
             raise UntraceableError(f"reads self.{path}{name}, a {type(value).__name__}")
         self._plain[id(module), name] = module, name, value
         return value
@@ -204,10 +203,6 @@ def _why_unlike_a_module(module: nn.Module) -> str | None:
         if not any(meaning is one for one in usual):
             return f"has a class with a {name} of its own"
     return None
-
-
-def _is_immutable(value: Any) -> bool:
-    return type(value) in _IMMUTABLE or (type(value) in (tuple, torch.Size) and all(map(_is_immutable, value)))
 
 
 def _same(value: Any, other: Any) -> bool:

@@ -1,0 +1,245 @@
+"""convert, revert and explain on models whose own forwards call convolutions."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from convert_forwards import MODELS, BasicBlock, Fire, HandWritten, InputInPlace, InvertedResidual, ResNet, TwoUsers
+from convert_models import fused_calls, seeded
+from torch import nn
+from torch.nn.utils import parametrizations
+from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
+
+from fastvision.convert import convert, explain, revert
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+
+def tensors(output):
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+
+
+def training_step(model, images):
+    """Outputs, gradients and buffers."""
+    torch.manual_seed(3)
+    leaf = images.clone().requires_grad_()
+    outputs = tensors(model(leaf))
+    loss = sum(output.square().mean() for output in outputs)
+    gradients = torch.autograd.grad(loss, [leaf, *model.parameters()])
+    return [*outputs, *gradients, *(buffer.clone() for buffer in model.buffers())]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_same_computation_in_fewer_operators(name, images):
+    build, in_eval, in_training = MODELS[name]
+    model = seeded(build)
+    converted = convert(model)
+    assert list(converted.state_dict()) == list(model.state_dict())
+    assert isinstance(converted, build)
+    for mode, calls in ((False, in_eval), (True, in_training), (False, in_eval)):
+        results = [training_step(module.train(mode), images) for module in (converted, model)]
+        assert_close(*results, rtol=1e-3, atol=1e-4)
+        assert [fused_calls(module, images) for module in (converted, model)] == [calls, 0]
+    expected = tensors(model(images))
+    for clone in (copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):
+        assert_close(tensors(clone(images)), expected, rtol=1e-4, atol=1e-4)
+        assert fused_calls(clone, images) == in_eval
+    revert(converted)
+    for module, stock in zip(converted.modules(), model.modules(), strict=True):
+        assert type(module) is type(stock)
+        assert vars(module).keys() == vars(stock).keys()
+    for output, stock in zip(tensors(converted(images)), expected, strict=True):
+        assert torch.equal(output, stock)
+
+
+def test_writing_over_the_input_of_a_run(images):
+    """A convolution reads its input where the forward calls it, not where its ReLU is called."""
+    model = InputInPlace()
+    converted = convert(model)
+    expected = images.clone()
+    with torch.no_grad():
+        assert_close(converted(images), model(expected))
+    assert torch.equal(images, expected)
+    assert fused_calls(converted, images) == 1
+
+
+def test_values_with_two_users_are_kept(images):
+    model = TwoUsers()
+    assert type(convert(model)) is TwoUsers
+    assert [row.reason for row in explain(model).rows] == ["has an output that is used 2 times"] * 2
+
+
+def test_in_place_keeps_modules_parameters_and_hooks(images):
+    model = seeded(ResNet).eval()
+    seen = []
+    model.layer1[0].register_forward_hook(lambda *_: seen.append("block"))
+    model.maxpool.register_forward_hook(lambda *_: seen.append("pool"))
+    objects = [*model.modules(), *model.parameters()]
+    expected = model(images)
+    assert convert(model, inplace=True) is model
+    assert all(a is b for a, b in zip(objects, [*model.modules(), *model.parameters()], strict=True))
+    assert type(model.layer1[0]).__name__ == "FusedBasicBlock"
+    assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
+    assert seen == ["pool", "block"] * 2
+
+
+def test_arguments_that_decide(images):
+    model = seeded(HandWritten).eval()
+    converted = convert(model)
+    scale = torch.tensor(3.0)
+    for arguments, keywords in (
+        ((), {}),
+        ((scale,), {}),
+        ((), {"bias": False}),
+        ((None, False), {}),
+        ((), {"bias": 0, "scale": scale}),
+        ((2.5,), {}),  # a constant that is not traced
+    ):
+        expected = model(images, *arguments, **keywords)
+        for _ in range(2):
+            assert_close(converted(images, *arguments, **keywords), expected, rtol=1e-4, atol=1e-5)
+    assert fused_calls(lambda input: converted(input, bias=False), images) == 3
+    assert fused_calls(lambda input: converted(input, 2.5), images) == 0
+
+
+def replace(name, build):
+    return lambda model: setattr(model, name, build())
+
+
+CHANGES = {
+    "option": lambda m: setattr(m.conv1, "stride", (2, 2)),
+    "weights": lambda m: m.conv1.weight.data.mul_(2),
+    "child replaced": replace("conv1", lambda: seeded(lambda: nn.Conv2d(3, 3, 3, padding=1, bias=False))),
+    "relu replaced": replace("relu", nn.Tanh),
+    "forward of a child": lambda m: setattr(m.relu, "forward", lambda input: input - 1),
+    "parametrized": lambda m: parametrizations.weight_norm(m.conv1).parametrizations.weight.original0.data.mul_(2),
+    "branch": replace("downsample", lambda: nn.Identity()),
+    "forward in training mode": lambda m: setattr(m, "training", True),
+    "norm in training mode": lambda m: m.bn1.train(),
+    "forward of the instance": lambda m: setattr(m, "forward", lambda input: input + 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_program_is_never_stale(change, images):
+    model = seeded(lambda: BasicBlock(3, 3)).eval()
+    converted = convert(model)
+    assert fused_calls(converted, images) == 2
+    change(model)
+    change(converted)
+    results = []
+    for module in (model, converted):
+        try:
+            results.append(module(images))
+        except RuntimeError as error:
+            results.append(str(error))
+    if isinstance(results[0], str):
+        assert results[1] == results[0]
+    else:
+        assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+def test_attributes_that_decide_are_never_stale(images):
+    model = seeded(InvertedResidual).eval()
+    converted = convert(model)
+    converted(images)
+    for module in (model, converted):
+        module.use_res_connect = False
+    assert_close(converted(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_shallow_copy_has_programs_of_its_own(images):
+    converted = convert(seeded(InvertedResidual).eval())
+    converted(images)
+    other = copy.copy(converted)
+    other.use_res_connect = False
+    assert_close(other(images), converted.conv(images))
+
+
+def test_lists_of_modules_are_never_stale(images):
+    class Stages(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stages = nn.ModuleList([nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)])
+
+        def forward(self, x):
+            for index, stage in enumerate(self.stages):
+                x = F.relu(stage(x)) if index < len(self.stages) else x
+            return x
+
+    model = seeded(Stages)
+    converted = convert(model)
+    assert fused_calls(converted, images) == 2
+    for module in (model, converted):
+        module.stages.append(nn.Identity())
+    assert_close(converted(images), model(images))
+    assert fused_calls(converted, images) == 2
+    for module in (model, converted):
+        del module.stages[0]
+    assert_close(converted(images), model(images))
+    assert fused_calls(converted, images) == 1
+
+
+def test_a_class_whose_forward_is_replaced(images):
+    class Net(Fire):
+        def forward(self, x):
+            return F.relu(self.squeeze(x))
+
+    model = Net()
+    converted = convert(model)
+    assert_close(converted(images), model(images))
+    Net.forward = Fire.forward
+    assert_close(converted(images), model(images))
+
+
+def test_global_hooks_see_every_layer(images):
+    converted = convert(Fire())
+    converted(images)
+    names = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: names.append(type(module).__name__))
+    try:
+        converted(images)
+    finally:
+        handle.remove()
+    assert names == ["Conv2d", "ReLU"] * 3 + ["FusedFire"]
+
+
+def test_compilers_and_tracers(images):
+    model = seeded(lambda: BasicBlock(3, 8)).eval()
+    converted = convert(model)
+    expected = model(images)
+    torch._dynamo.reset()
+    compiled = torch.compile(converted, fullgraph=True, backend="eager")
+    program = torch.export.export(converted, (images,))
+    for function in (
+        compiled,
+        program.module(),
+        torch.fx.symbolic_trace(converted),
+        torch.jit.trace(converted, images),
+    ):
+        assert_close(function(images), expected, rtol=1e-4, atol=1e-4)
+    targets = [node.target for node in program.graph.nodes]
+    assert targets.count(torch.ops.fastvision.conv2d_pool2d.default) == 3
+
+
+def test_explain():
+    rows = [(row.name, row.layers, row.status, row.reason) for row in explain(HandWritten().eval()).rows]
+    call = "one conv2d_pool2d(activation='relu', pool='{}')".format
+    assert rows == [
+        ("conv1 to max_pool2d()", ("Conv2d", "ReLU", "MaxPool2d"), "replaceable", call("max")),
+        ("conv2 to avg_pool2d()", ("Conv2d", "ReLU", "Dropout", "AvgPool2d"), "replaceable", call("avg")),
+        ("conv3 to relu_()", ("Conv2d", "ReLU"), "replaceable", call("none")),
+        ("fc", ("Linear",), "not replaced", "is not a layer that is fused"),
+    ]
+    rows = explain(convert(BasicBlock(3, 3)).eval()).rows
+    assert [(row.name, row.status) for row in rows] == [("conv1 to relu", "replaced"), ("conv2 to bn2", "replaced")]
+    rows = explain(convert(InvertedResidual())).rows
+    assert (rows[-2].name, rows[-2].reason) == ("expand", "is followed by ReLU6, which is not a layer that is fused")
