@@ -1,6 +1,6 @@
 """Finding in a torch.fx graph the chains of layers, called as modules or as functions, that one operator can do."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,27 @@ _FUNCTIONS: dict[Callable, Callable[..., nn.Module]] = {
 _METHODS: dict[str, Callable[..., nn.Module]] = {"relu": _relu, "relu_": _relu}
 
 
+def function_layer(node: Node) -> nn.Module | None:
+    """The layer that a call of a function or method is, if nothing but its first argument is computed."""
+    functions = {"call_function": _FUNCTIONS, "call_method": _METHODS}.get(node.op, {})
+    make = functions.get(node.target)
+    return make(*node.args, **node.kwargs) if make is not None and nodes_in(node) == [node.args[0]] else None
+
+
+def module_layer(module_at: Callable[[str], nn.Module], node: Node) -> nn.Module | None:
+    """The layer that a node is, in a graph that calls modules by their paths."""
+    if node.op != "call_module":
+        return function_layer(node)
+    return module_at(node.target) if len(node.args) == len(nodes_in(node)) == 1 else None
+
+
+def nodes_in(node: Node) -> list[Node]:
+    """The computed arguments of a node, repeated where one is given twice."""
+    found = []
+    torch.fx.node.map_arg((node.args, node.kwargs), found.append)
+    return found
+
+
 @dataclass(frozen=True)
 class Chain:
     """Nodes of which each is the only user of the one before, and the layers that do the same.
@@ -60,61 +81,44 @@ class Chain:
     layers: list[nn.Module]
     length: int
 
+    def run(self) -> Run:
+        """What its first `length` layers are as one operator."""
+        return Run(self.layers[: self.length])
+
 
 def find_chains(
-    graph: Graph, module_at: Callable[[str], nn.Module], *, structure_only: bool = False
-) -> Iterator[Chain]:
-    """The chains that start with a call of a Conv2d, in the order they run."""
-    for node in graph.nodes:
-        if node.op == "call_module" and type(module_at(node.target)) is nn.Conv2d and _is_simple(node):
-            yield _follow(node, module_at, structure_only)
+    graph: Graph, layer_of: Callable[[Node], nn.Module | None], *, structure_only: bool = False
+) -> list[Chain]:
+    """The chains that start with a Conv2d, in the order they run.
+
+    `layer_of(node)` is the layer that a node applies to its first argument, which is given to it only once; None if
+    the node is none.
+    """
+    layers = {node: layer_of(node) for node in graph.nodes}
+    return [_follow(node, layers, structure_only) for node, layer in layers.items() if type(layer) is nn.Conv2d]
 
 
-def _follow(node: Node, module_at: Callable[[str], nn.Module], structure_only: bool) -> Chain:
-    nodes, layers = [node], [module_at(node.target)]
+def _follow(node: Node, layers: dict[Node, nn.Module | None], structure_only: bool) -> Chain:
+    nodes = [node]
     while len(nodes[-1].users) == 1:
         (user,) = nodes[-1].users
-        layer = equivalent_layer(user, module_at) if reads_once(user, nodes[-1]) else None
-        if layer is None:
+        if layers[user] is None or user.args[0] is not nodes[-1]:
             break
         nodes.append(user)
-        layers.append(layer)
-    first = find_runs(layers, structure_only=structure_only)[0]
-    return Chain(nodes, layers, len(first.layers) if isinstance(first, Run) else 1)
+    chain = [layers[node] for node in nodes]
+    first = find_runs(chain, structure_only=structure_only)[0]
+    return Chain(nodes, chain, len(first.layers) if isinstance(first, Run) else 1)
 
 
-def reads_once(node: Node, value: Node) -> bool:
-    """Whether `value` is the first argument of a node, and no other is computed."""
-    return node.args[:1] == (value,) and node.all_input_nodes == [value] and list(_nodes(node)) == [value]
-
-
-def _nodes(node: Node) -> list[Node]:
-    found = []
-    torch.fx.node.map_arg((node.args, node.kwargs), found.append)
-    return found
-
-
-def _is_simple(node: Node) -> bool:
-    return len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], Node)
-
-
-def equivalent_layer(node: Node, module_at: Callable[[str], nn.Module]) -> nn.Module | None:
-    """The layer that a node applies to its first argument; None if it is no layer."""
-    if node.op == "call_module":
-        return module_at(node.target) if _is_simple(node) else None
-    functions = {"call_function": _FUNCTIONS, "call_method": _METHODS}.get(node.op, {})
-    make = functions.get(node.target)
-    return None if make is None else make(*node.args, **node.kwargs)
-
-
-def fuse(graph: Graph, chain: Chain, target: Callable, arguments: tuple, keywords: dict[str, Any]) -> None:
+def fuse(graph: Graph, chain: Chain, target: Callable, arguments: tuple) -> None:
     """Puts one call of a function in the place of the run that a chain begins with.
 
     The call goes where the convolution was: until the run's last layer, the graph may change the input in place.
     """
     nodes = chain.nodes[: chain.length]
     with graph.inserting_after(nodes[0]):
-        fused = graph.call_function(target, arguments, keywords)
+        fused = graph.call_function(target, arguments)
+    fused.meta = dict(nodes[-1].meta)
     nodes[-1].replace_all_uses_with(fused)
     for node in reversed(nodes):
         graph.erase_node(node)

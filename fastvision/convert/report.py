@@ -7,12 +7,12 @@ from torch import nn
 from torch.fx import Node
 from torch.nn.utils import parametrize
 
-from fastvision.convert.chains import Chain, find_chains
+from fastvision.convert.chains import Chain
 from fastvision.convert.converted import stock_type
 from fastvision.convert.layers import is_ours, operator_name, replacement
 from fastvision.convert.runs import Run, find_runs, obstacle
 from fastvision.convert.sequential import FusedForward, flatten, runs_its_children
-from fastvision.convert.traced import TracedForward, is_candidate, trace
+from fastvision.convert.traced import TracedForward, chains_of, is_candidate, trace
 from fastvision.convert.tracing import UntraceableError
 
 REPLACED = "replaced"
@@ -119,12 +119,12 @@ class _Explanation:
             found = trace(module)
         except UntraceableError as error:
             return f"is called by {forward}, which {error}"
-        for chain in find_chains(found.graph, found.module):
+        for chain in chains_of(found):
             convolution = chain.layers[0]
             if chain.length == 1:
                 self._reasons[convolution] = _why_chain_ends(chain)
                 continue
-            run, last = Run(chain.layers[: chain.length]), chain.nodes[chain.length - 1]
+            run, last = chain.run(), chain.nodes[chain.length - 1]
             last_name = self._names.get(run.layers[-1]) or f"{_target_name(last)}()"
             row = _run_row(run, last_name, isinstance(module, TracedForward), self._names)
             self._runs.setdefault(convolution, []).append(row)

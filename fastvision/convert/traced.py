@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastvision.convert.chains import Chain, find_chains, fuse
+from fastvision.convert.chains import Chain, find_chains, fuse, module_layer
 from fastvision.convert.converted import Converted, Unpickled, derive, is_observed, stock_type
-from fastvision.convert.runs import Run
 from fastvision.convert.snapshot import Snapshot
 from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
 
@@ -42,6 +41,11 @@ def trace(module: nn.Module, training: bool | None = None) -> Trace:
     )
 
 
+def chains_of(found: Trace, *, structure_only: bool = False) -> list[Chain]:
+    """The chains of layers in a trace that start with a Conv2d."""
+    return find_chains(found.graph, functools.partial(module_layer, found.module), structure_only=structure_only)
+
+
 def has_chains(module: nn.Module) -> bool:
     """Whether there is something to fuse, now or in another mode of the module."""
     if not is_candidate(module):
@@ -51,7 +55,7 @@ def has_chains(module: nn.Module) -> bool:
             found = trace(module, training)
         except UntraceableError:
             continue
-        if any(chain.length > 1 for chain in find_chains(found.graph, found.module, structure_only=True)):
+        if any(chain.length > 1 for chain in chains_of(found, structure_only=True)):
             return True
     return False
 
@@ -71,11 +75,11 @@ class _Program:
         except UntraceableError:
             self._trace = None
             return
-        chains = list(find_chains(self._trace.graph, self._trace.module))
+        chains = chains_of(self._trace)
         self._snapshot = Snapshot(list(dict.fromkeys(layer for chain in chains for layer in chain.layers)))
         runs = [chain for chain in chains if chain.length > 1]
         for chain in runs:
-            fuse(self._trace.graph, chain, _function(chain), chain.nodes[0].args, {})
+            fuse(self._trace.graph, chain, _function(chain), chain.nodes[0].args)
         if runs:
             code = self._trace.graph.python_code("self")
             exec(compile(code.src, f"<forward of {type(module).__name__}>", "exec"), code.globals)
@@ -91,7 +95,7 @@ class _Program:
 
 
 def _function(chain: Chain) -> Callable[[Tensor], Tensor]:
-    run = Run(chain.layers[: chain.length])
+    run = chain.run()
 
     def fused(input: Tensor) -> Tensor:
         return run(input)
