@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from convert_forwards import Fire, HandWritten, ResNet, TwoUsers
-from convert_models import Net, conv_norm_relu_pool, seeded
+from convert_forwards import VGG, Fire, HandWritten, ResNet, TwoUsers
+from convert_models import conv_norm_relu_pool, seeded
 from torch import nn
 from torch.testing import assert_close
 
@@ -57,7 +57,7 @@ class Options(nn.Module):
 
 # Each with how many calls of the operator there are in eval and in training mode.
 MODELS = {
-    "Net": (Net, 2, 1),
+    "VGG": (VGG, 2, 0),
     "ResNet": (ResNet, 8, 0),
     "Fire": (Fire, 3, 3),
     "HandWritten": (HandWritten, 3, 3),

@@ -89,17 +89,17 @@ class Trace:
         self._record(module, signature)
 
     def is_current(self, forward: Callable) -> bool:
-        """Whether tracing now would give the same."""
-        return (
-            forward is self._forward
-            and forward.__code__ is self._code
-            and all(_same(getattr(module, name, TENSOR), value) for module, name, value in self._plain.values())
-            and all(
-                isinstance(names.get(name), Tensor) if value is TENSOR else names.get(name) is value
-                for names, name, value in self._registered.values()
-            )
-            and all(list(module._modules.values()) == children for module, children in self._lists.values())
-        )
+        """Whether tracing now would give the same. Loops, since every call pays for them."""
+        if forward is not self._forward or forward.__code__ is not self._code:
+            return False
+        for module, name, value in self._plain.values():
+            if not _same(getattr(module, name, TENSOR), value):
+                return False
+        for names, name, value in self._registered.values():
+            known = names.get(name)
+            if known is not value and not (value is TENSOR and isinstance(known, Tensor)):
+                return False
+        return all(list(module._modules.values()) == children for module, children in self._lists.values())
 
     def module(self, path: str) -> nn.Module:
         """The module at a path that the graph calls."""
