@@ -156,6 +156,26 @@ def test_attributes_that_decide_are_never_stale(images):
     assert_close(converted(images), model(images), rtol=1e-4, atol=1e-4)
 
 
+def test_attributes_that_may_be_absent_are_never_stale(images):
+    class Optional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3)
+
+        def forward(self, x):
+            x = F.relu(self.conv(x)) * getattr(self, "scale", 2)
+            return -x if hasattr(self, "negative") else x
+
+    model = Optional()
+    converted = convert(model)
+    assert fused_calls(converted, images) == 1
+    for name, value in (("scale", 3.0), ("negative", None)):
+        for module in (model, converted):
+            setattr(module, name, value)
+        assert_close(converted(images), model(images))
+    assert fused_calls(converted, images) == 1
+
+
 def test_a_shallow_copy_has_programs_of_its_own(images):
     converted = convert(seeded(InvertedResidual).eval())
     converted(images)

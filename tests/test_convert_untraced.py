@@ -238,6 +238,12 @@ class Text(Net):
         return {f"{x.shape}": x}
 
 
+class AsksAttribute(Net):
+    def forward(self, x):
+        x = F.relu(self.conv(x))
+        return x if hasattr(x, "names") else x + 1
+
+
 class Internals(Net):
     def forward(self, x):
         return F.relu(self._modules["conv"](x))
@@ -278,6 +284,7 @@ CASES = {
     Hidden: "reads the global COUNTS",
     Super: "calls super()",
     Text: "makes a text of a tensor",
+    AsksAttribute: "asks 'hasattr(x, 'names')'",
     Internals: "reads self._modules",
     Nested: "has a lambda in line {line}",
 }

@@ -198,9 +198,13 @@ class _Reader(ast.NodeVisitor):
         return False
 
     def visit_Call(self, node: ast.Call) -> None:
-        if isinstance(node.func, ast.Name) and node.func.id == "getattr" and self._resolve(node.func) is getattr:
-            if len(node.args) != 2 or node.keywords:
-                raise _UnreadableError("calls getattr with a default")
+        if isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
+            # What a placeholder has not is not known; a shadow of a module says it.
+            of_module = node.args and isinstance(node.args[0], ast.Name) and node.args[0].id == self._module
+            if not of_module and (node.func.id == "hasattr" or len(node.args) != 2):
+                raise _UnreadableError(f"asks '{ast.unparse(node)}'")
+            if self._resolve(node.func) not in (getattr, hasattr):
+                raise _UnreadableError(f"calls {node.func.id}, which is not Python's")
         else:
             self.visit(node.func)
         for argument in (*node.args, *node.keywords):

@@ -26,6 +26,7 @@ from fastvision.convert.reading import is_immutable, is_recorded, why_unreadable
 Signature = tuple[tuple[str | None, Any], ...]
 """Of each argument its keyword, None if it is positional, and TENSOR or (type, value)."""
 TENSOR = object()
+_MISSING = object()
 _CONSTANTS = (type(None), bool, int, str)
 _LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 _INTERNAL = frozenset(nn.Module().__dict__) - {"training"}
@@ -93,7 +94,7 @@ class Trace:
         if forward is not self._forward or forward.__code__ is not self._code:
             return False
         for module, name, value in self._plain.values():
-            if not _same(getattr(module, name, TENSOR), value):
+            if not _same(getattr(module, name, _MISSING), value):
                 return False
         for names, name, value in self._registered.values():
             known = names.get(name)
@@ -130,15 +131,14 @@ class Trace:
         text = f"self.{path}{name}"
         if name in _INTERNAL:
             raise UntraceableError(f"reads {text}")
-        missing = object()
-        of_class = inspect.getattr_static(type(module), name, missing)
+        of_class = inspect.getattr_static(type(module), name, _MISSING)
         if hasattr(of_class, "__get__") and not isinstance(of_class, types.FunctionType | types.BuiltinFunctionType):
             raise UntraceableError(f"reads {text}, which is computed")
         if name in module.__dict__:
             return self._read_plain(module, path, name, module.__dict__[name])
         if isinstance(of_class, types.FunctionType):
             return self._bind(tracer, module, path, name, of_class)
-        if of_class is not missing:
+        if of_class is not _MISSING:
             return self._read_plain(module, path, name, of_class)
         for registered in (module._parameters, module._buffers, module._modules):
             if name in registered:
@@ -148,7 +148,8 @@ class Trace:
                 if isinstance(value, Tensor):
                     return tracer.create_proxy("get_attr", path + name, (), {})
                 return None if value is None else self.shadow(tracer, value, path + name)
-        raise UntraceableError(f"reads {text}, which does not exist")
+        self._plain[id(module), name] = module, name, _MISSING
+        raise AttributeError(f"{text} does not exist")
 
     def shadow(self, tracer: "_Tracer", module: nn.Module, path: str) -> "_Shadow":
         """The shadow of a child, after a look at its class."""
