@@ -95,15 +95,37 @@ def test_gradients_and_free_sizes():
     assert inner.fused == [1, 1]  # for this batch, and for any
 
 
-def test_batch_norm_that_can_not_be_folded():
-    small = nn.Sequential(nn.Conv2d(64, 8, 3, padding=1), nn.BatchNorm2d(8)).eval()
-    no_statistics = nn.Sequential(nn.Conv2d(64, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)).eval()
-    half = small.__class__(*small).to(torch.bfloat16)
-    for model in (half, no_statistics, small.float()):
-        inner = Inner("eager")
-        images = random_images(1, 64, 4, 4).to(next(model.parameters()).dtype)
-        assert_close(compile_with(model, inner)(images), model(images))
-        assert inner.fused == [0]
+class ComputedNorm(nn.Module):
+    """The weights of its normalisation are there only after the convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(64, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return F.batch_norm(x, self.norm.running_mean, self.norm.running_var, self.norm.weight * 2)
+
+
+def conv_norm(**options):
+    return nn.Sequential(nn.Conv2d(64, 8, 3, padding=1), nn.BatchNorm2d(8, **options)).eval()
+
+
+NOT_FOLDED = {
+    "small images": (conv_norm, 4),
+    "half precision": (lambda: conv_norm().bfloat16(), 8),
+    "no statistics": (lambda: conv_norm(track_running_stats=False), 8),
+    "computed weights": (ComputedNorm, 8),
+}
+
+
+@pytest.mark.parametrize(("build", "size"), NOT_FOLDED.values(), ids=NOT_FOLDED)
+def test_batch_norm_that_can_not_be_folded(build, size):
+    model, inner = build(), Inner("eager")
+    images = random_images(1, 64, size, size).to(next(model.parameters()).dtype)
+    assert_close(compile_with(model, inner)(images), model(images))
+    assert inner.fused == [0]
 
 
 def test_a_converted_model():
