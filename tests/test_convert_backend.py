@@ -146,10 +146,10 @@ def test_the_entry_point():
 @pytest.mark.slow
 def test_inductor_compiles_the_rest():
     torch._dynamo.reset()
-    model, images = seeded(HandWritten), random_images(2, 3, 32, 32)
-    compiled = torch.compile(model.eval(), backend=backend, fullgraph=True)
+    model, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Tanh()), random_images(2, 3, 8, 8)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
     results = []
     for function in (compiled, model):
-        output = function(images)["logits"]
+        output = function(images)
         results.append([output, *torch.autograd.grad(output.square().sum(), list(model.parameters()))])
     assert_close(*results, rtol=1e-4, atol=1e-4)

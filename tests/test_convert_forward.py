@@ -195,6 +195,22 @@ def test_a_shallow_copy_has_programs_of_its_own(images):
     assert_close(other(images), model(images), rtol=1e-4, atol=1e-4)
 
 
+def test_replicas_of_data_parallel_run_the_stock_forward(images):
+    model = seeded(Reused)
+    replica = convert(model)._replicate_for_data_parallel()
+    assert fused_calls(replica, images) == 0
+    assert torch.equal(replica(images), model(images))
+
+
+def test_a_class_that_refuses_subclasses_is_left_alone():
+    class Final(Reused):
+        def __init_subclass__(cls):
+            raise TypeError("final")
+
+    model = Final()
+    assert type(convert(model)) is Final
+
+
 def test_lists_of_modules_are_never_stale(images):
     class Stages(nn.Module):
         def __init__(self):

@@ -1,6 +1,7 @@
 """convert and revert."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -95,8 +96,15 @@ def _converted_class(module: nn.Module) -> type[nn.Module] | None:
     if isinstance(module, Converted):
         return None
     if runs_its_children(module):
-        return fused_class(type(module)) if has_runs(module) else None
-    return replacement(module) or (traced_class(type(module)) if has_chains(module) else None)
+        return _derived(fused_class, module) if has_runs(module) else None
+    return replacement(module) or (_derived(traced_class, module) if has_chains(module) else None)
+
+
+def _derived(derive: Callable[[type[nn.Module]], type[nn.Module]], module: nn.Module) -> type[nn.Module] | None:
+    try:
+        return derive(type(module))
+    except Exception:  # from a metaclass or __init_subclass__ that does not take just any subclass
+        return None
 
 
 def _original_class(module: nn.Module) -> type[nn.Module] | None:
