@@ -13,7 +13,7 @@ class Backward {
   Backward(const RnnLayer& p, const RnnBackward& arrays, Context& context)
       : p_(p), a_(arrays), context_(context), h_(p.hidden_size), gate_rows_(p.gates() * p.hidden_size) {}
 
-  void run() {
+  const char* run() {
     offsets_ = row_offsets(p_, context_);
     previous_hidden_ = previous_hidden();
     // The odd size keeps rows from meeting in the same cache sets.
@@ -25,8 +25,16 @@ class Backward {
       rows_.weights[d] = matrix_rows(a_.weights[d].hidden, gate_rows_, h_, 0);
     }
     backward_steps(p_, a_, rows_, context_);
+    if (multiplies_by_stock(p_)) {
+      products_of_stock();
+      return error_;
+    }
     if (a_.grad_input) input_gradient();
-    for (int64_t d = 0; d < p_.directions; ++d) weight_gradients(d);
+    for (int64_t d = 0; d < p_.directions; ++d) {
+      weight_gradients(d);
+      bias_gradients(d);
+    }
+    return nullptr;
   }
 
  private:
@@ -104,10 +112,12 @@ class Backward {
       const MatmulTerm term{gates + hidden_gates_offset(p_), 1, rows_.stride, previous_hidden_ + d * p_.rows, p_.rows};
       matmul({p_.dtype, gate_rows_, h_, {term}, 1, matrix_rows(grad.hidden, gate_rows_, h_, 0)}, context_);
     }
-    if (grad.input_bias || grad.hidden_bias) bias_gradients(gates, grad);
   }
 
-  void bias_gradients(const float* gates, const RnnWeightGradients& grad) {
+  void bias_gradients(int64_t d) {
+    const RnnWeightGradients& grad = a_.grad_weights[d];
+    if (!grad.input_bias && !grad.hidden_bias) return;
+    const float* gates = rows_.of_direction(p_, d);
     constexpr int64_t kUnit = 64;  // columns
     const int64_t columns = 4 * h_;
     float* sums = allocate<float>(2 * columns);
@@ -124,6 +134,42 @@ class Backward {
         convert_row(sums + rest, bias, first_input_gate());
       }
     });
+  }
+
+  // All products of one step. Where gates are not in the order of the weights, in two parts.
+  void products_of_stock() {
+    const int64_t first = first_input_gate(), rest = gate_rows_ - first;
+    const int64_t row_stride = p_.batch > 1 ? p_.input_offset(0, 1, 1) : p_.input_size;
+    const MatrixView input{a_.input, p_.dtype, p_.batch, p_.input_size, row_stride, 1};
+    for (int64_t d = 0; d < p_.directions; ++d) {
+      const float* gates = rows_.of_direction(p_, d);
+      const RnnWeightGradients& grad = a_.grad_weights[d];
+      const auto columns = [&](int64_t begin, int64_t count) {
+        return MatrixView{gates + begin, DType::f32, p_.batch, count, rows_.stride, 1};
+      };
+      const auto input_part = [&](int64_t gate, int64_t begin, int64_t count, bool add) {
+        if (count == 0) return;
+        const MatrixView part = columns(begin, count);
+        const void* weights = element(a_.weights[d].input, gate * p_.input_size);
+        if (a_.grad_input) multiply(part, matrix(weights, p_.dtype, count, p_.input_size), a_.grad_input, add || d > 0);
+        if (grad.input) multiply(part.transposed(), input, element(grad.input, gate * p_.input_size), false);
+      };
+      input_part(first, 0, rest, false);
+      input_part(0, rest, first, true);
+      const MatrixView hidden_gates = columns(hidden_gates_offset(p_), gate_rows_);
+      const auto state = [&](const void* states) { return element(states, d * p_.batch * h_); };
+      if (a_.grad_hidden) {
+        multiply(hidden_gates, matrix(a_.weights[d].hidden, p_.dtype, gate_rows_, h_), state(a_.grad_hidden), true);
+      }
+      if (grad.hidden) {
+        multiply(hidden_gates.transposed(), matrix(state(a_.hidden), p_.dtype, p_.batch, h_), grad.hidden, false);
+      }
+      bias_gradients(d);
+    }
+  }
+
+  void multiply(const MatrixView& a, const MatrixView& b, void* to, bool add) {
+    if (const char* error = context_.multiply(a, b, to, p_.dtype, add)) error_ = error;
   }
 
   // Sums over all rows, of chains that are short enough.
@@ -151,13 +197,13 @@ class Backward {
   const void* const* previous_hidden_ = nullptr;
   const void** input_rows_ = nullptr;
   BackwardRows rows_{};
+  const char* error_ = nullptr;
 };
 
 }  // namespace
 
 const char* rnn_backward(const RnnLayer& problem, const RnnBackward& arrays, Context& context) {
-  Backward(problem, arrays, context).run();
-  return nullptr;
+  return Backward(problem, arrays, context).run();
 }
 
 }  // namespace fastvision

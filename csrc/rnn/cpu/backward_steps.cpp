@@ -101,7 +101,8 @@ class Steps {
   void step(int64_t d, int64_t i, const Range& sequences, const Range& panels, Memory& memory) {
     const Range columns{panels.begin * kPanel, std::min(h_, panels.end * kPanel)};
     if (i == 0) start(d, sequences, columns);
-    if (i > 0 && (i < p_.steps || a_.grad_hidden)) multiply(d, step_at(d, i - 1), sequences, columns, memory);
+    const bool is_needed = i < p_.steps || (a_.grad_hidden && !multiplies_by_stock(p_));
+    if (i > 0 && is_needed) multiply(d, step_at(d, i - 1), sequences, columns, memory);
     if (i == p_.steps) {
       finish(d, sequences, columns);
       return;

@@ -33,7 +33,13 @@ inline int64_t previous_row(const RnnLayer& p, const int64_t* offsets, int64_t d
   return offsets[previous] + sequence;
 }
 
-// Fills rows.gates, arrays.grad_hidden and arrays.grad_cell.
+// Whether products are the context's: a single step does not pay for packing weights.
+inline bool multiplies_by_stock(const RnnLayer& p) {
+  return p.steps == 1 && p.dtype == DType::f32;
+}
+
+// Fills rows.gates, arrays.grad_hidden and arrays.grad_cell; where the context multiplies, grad_hidden lacks its
+// product.
 void backward_steps(const RnnLayer& problem, const RnnBackward& arrays, const BackwardRows& rows, Context& context);
 
 }  // namespace fastvision

@@ -1,15 +1,16 @@
 #include "rnn/cpu/rnn.h"
 
 #include "rnn/cpu/backward.h"
+#include "rnn/cpu/backward_steps.h"
 #include "rnn/cpu/forward.h"
 
 namespace fastvision {
 namespace {
 
-// Zen 3, training of cells of 32 x (256 + 512): 0.6 to 1.3 times stock's speed, depending on what fresh memory for the
-// packed weights costs; of one row half. One step is too little to pay for packing them.
+// In 16 bits one step is too little to pay for packing the weights.
 bool supports(const RnnLayer& p, bool training) {
-  return !(training && (p.steps == 1 || p.storage != RnnStorage::same));
+  if (!training) return true;
+  return p.storage == RnnStorage::same && (p.steps != 1 || multiplies_by_stock(p));
 }
 
 }  // namespace
