@@ -3,6 +3,7 @@
 #include "conv/cuda/kernels.h"
 #include "core/kernel_library.h"
 #include "rnn/cuda/kernels.h"
+#include "vae/cuda/kernels.h"
 
 #if defined(__CUDACC__)
 #define LIBRARY_NAME "cuda"
@@ -16,6 +17,6 @@ const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  .machine = nullptr,
                                                  .conv = &fastvision::cuda_conv_kernels,
                                                  .rnn = &fastvision::cuda_rnn_kernels,
-                                                 .vae = nullptr};
+                                                 .vae = &fastvision::cuda_vae_kernels};
   return &library;
 }

@@ -17,9 +17,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL_SOURCES = tuple(sorted((ROOT / "csrc").glob("*/cuda/*.cu")))
 LIBRARY_SOURCES = (ROOT / "csrc" / "cuda_library.cu", *KERNEL_SOURCES)
-BLOCK_THREADS = {"conv_cuda": 128, "unpool": 256, "rnn_cuda": 256}  # of a family's kernels or of one kernel
+BLOCK_THREADS = {  # of a family's kernels or of one kernel
+    "conv_cuda": 128,
+    "unpool": 256,
+    "rnn_cuda": 256,
+    "vae_cuda": 256,
+    "sum_blocks": 1024,
+}
 GATHERS = ("single", "along_depth", "along_rows")  # enum class Gather
-MODES = ("lstm", "gru")  # enum class RnnMode
+ENUMERATORS = {
+    "RnnMode": ("lstm", "gru"),
+    "KlResult": ("absent", "total", "elements"),
+    "Reconstruction": ("mse", "bce", "bce_with_logits"),
+}
 INSTRUCTIONS = {
     "loads_128": re.compile(r"\bLDG\.E\.(?:[A-Z0-9_]+\.)*128"),
     "shared_loads": re.compile(r"\bLDS(?:M)?\b"),
@@ -126,9 +136,9 @@ def _readable(symbols: list[str]) -> dict[str, tuple[str, str]]:
     names = {}
     for symbol, line in zip(symbols, text.splitlines(), strict=True):
         family = re.search(r"fastvision::(\w+_cuda)::", line)[1]
-        name = line.replace(f"fastvision::{family}::", "")
+        name = line.replace(f"fastvision::{family}::", "").replace("(anonymous namespace)::", "")
         name = re.sub(r"\(Gather\)(\d)", lambda m: GATHERS[int(m[1])], name)
-        name = re.sub(r"\(fastvision::RnnMode\)(\d)", lambda m: MODES[int(m[1])], name)
+        name = re.sub(r"\(fastvision::(\w+)\)(\d)", lambda m: ENUMERATORS[m[1]][int(m[2])], name)
         names[symbol] = family, name.removeprefix("void ").split("(")[0]
     return names
 

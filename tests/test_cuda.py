@@ -4,7 +4,7 @@ import cuda_budget
 import cuda_programs
 import pytest
 from cuda_budget import ARCHITECTURES, ROOT, Kernel
-from cuda_programs import CONV_DRIVER, RNN_DRIVER, SANITIZERS, SCHEDULES, SEEDED_BUGS
+from cuda_programs import CONV_DRIVER, RNN_DRIVER, SANITIZERS, SCHEDULES, SEEDED_BUGS, VAE_DRIVER
 
 pytestmark = pytest.mark.skipif(bool(cuda_programs.compiler_missing()), reason=str(cuda_programs.compiler_missing()))
 
@@ -98,6 +98,14 @@ def test_rnn_kernels_equal_plain_loops(sanitizer, cases, schedule):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("sanitizer", "cases"), [("plain", 40), ("address", 12), ("thread", 4)])
+def test_vae_kernels_equal_plain_loops(sanitizer, cases, schedule):
+    result = VAE_DRIVER.run(sanitizer, schedule, str(cases), str(SCHEDULES.index(schedule)), timeout=300)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.slow
 def test_conv_kernels_on_several_threads():
     result = CONV_DRIVER.run("thread", "forward", "3", "100", "4", timeout=300)
     assert result.returncode == 0, result.stdout
@@ -158,6 +166,8 @@ def test_occupancy_is_bounded_by_registers_shared_memory_and_warps():
         *(f"conv/cuda/gemm_{name}.cu" for name in ("f32", "tf32", "f16", "bf16")),
         "rnn/cuda/forward.cu",
         "rnn/cuda/sequence_f32.cu",
+        "vae/cuda/sample.cu",
+        "vae/cuda/elbo.cu",
     ],
 )
 def test_kernels_keep_their_budget(source, tmp_path):

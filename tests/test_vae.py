@@ -1,7 +1,6 @@
 """The operators of the variational autoencoder against stock PyTorch in float64, given the same noise."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,16 +13,7 @@ ops = torch.ops.fastvision
 REDUCTIONS = ("sum", "mean", "batchmean", "none")
 RECONSTRUCTIONS = ("mse", "bce", "bce_with_logits")
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10, torch.float64: 1e-12}
-CPU = [name for name in fastvision.backends.cpu.available_capabilities() if name != "emulated"]  # CUDA runs stock's
 SHAPES = ((0, 3), (), (1,), (7, 13), (3, 1100), (2, 5, 4099))
-
-
-@pytest.fixture(scope="module", params=CPU)
-def cpu_capability(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = fastvision.backends.cpu.capability
-    fastvision.backends.cpu.capability = request.param
-    yield
-    fastvision.backends.cpu.capability = before
 
 
 def latents(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,7 +44,7 @@ def assert_near(actual, expected, dtype):
 @pytest.mark.parametrize(
     ("reduction", "shape"), [(r, s) for r in REDUCTIONS for s in SHAPES if s or r != "batchmean"], ids=str
 )
-def test_values_and_gradients(reduction, shape, dtype, cpu_capability):
+def test_values_and_gradients(reduction, shape, dtype, capability):
     mu, logvar = latents(*shape, dtype=dtype)
     torch.manual_seed(5)
     z, kl = reparameterize_kl(mu, logvar, reduction=reduction)
@@ -77,7 +67,7 @@ def test_values_and_gradients(reduction, shape, dtype, cpu_capability):
 @pytest.mark.parametrize("reduction", REDUCTIONS[:3])
 @pytest.mark.parametrize(("beta", "free_bits"), [(1.0, 0.0), (0.3, 0.4)])
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-def test_elbo(dtype, beta, free_bits, reduction, reconstruction, cpu_capability):
+def test_elbo(dtype, beta, free_bits, reduction, reconstruction, capability):
     mu, logvar = latents(6, 131, dtype=dtype)
     recon = torch.rand(6, 333).mul(0.9).add(0.05).to(dtype).requires_grad_()
     target = torch.rand(6, 333).to(dtype)
@@ -101,7 +91,7 @@ def test_elbo(dtype, beta, free_bits, reduction, reconstruction, cpu_capability)
         torch.testing.assert_close(ours.double() / scale, theirs / scale, rtol=0, atol=2 * TOLERANCES[dtype])
 
 
-def test_extreme_variances_are_those_of_stock(cpu_capability):
+def test_extreme_variances_are_those_of_stock(capability):
     logvar = torch.tensor([-200.0, -100, -88, -1e-4, 0, 1e-4, 80, 88, 89, 200, math.inf, -math.inf, math.nan])
     mu = torch.linspace(-3, 3, len(logvar))
     torch.manual_seed(3)
@@ -110,6 +100,52 @@ def test_extreme_variances_are_those_of_stock(cpu_capability):
     torch.testing.assert_close(z, mu + noise * (0.5 * logvar).exp(), equal_nan=True, rtol=2e-5, atol=1e-6)
     stock = -0.5 * (1 + logvar - mu.square() - logvar.exp())
     torch.testing.assert_close(kl, stock, equal_nan=True, rtol=2e-5, atol=1e-6)
+
+
+def test_gradients_of_a_kl_that_is_nan_are_those_of_stock(capability):
+    mu = torch.tensor([math.nan, math.inf, 2.0, 1, 1, 0.1, math.nan, 3], requires_grad=True)
+    logvar = torch.tensor([0.0, 0, math.inf, math.nan, -math.inf, 0, math.inf, 1], requires_grad=True)
+    recon = torch.zeros(1)
+    for free_bits in (0.0, 0.25):
+        loss = elbo_loss(recon, recon, mu, logvar, free_bits=free_bits)
+        stock = ops.elbo_loss_reference(recon, recon, mu, logvar, "mse", 1.0, free_bits, "sum")
+        expected = torch.autograd.grad(stock, (mu, logvar))
+        torch.testing.assert_close(torch.autograd.grad(loss, (mu, logvar)), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["recon", "target"])
+@pytest.mark.parametrize("outside", [-0.1, 1.1, math.nan], ids=str)
+def test_cross_entropy_of_what_is_no_probability(name, outside, capability):
+    tensors = {"recon": torch.full((5, 7), 0.5), "target": torch.full((5, 7), 0.5)}
+    tensors[name][4, 6] = outside
+    mu = torch.zeros(5, 2)
+    with pytest.raises(RuntimeError, match=f"{name}: expected values between 0 and 1 for reconstruction 'bce'"):
+        elbo_loss(**tensors, mu=mu, logvar=mu, reconstruction="bce")
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_tensors_may_begin_anywhere(aligned, capability):
+    mu, logvar = (torch.randn(4107)[0 if aligned else 1 :] for _ in range(2))
+    state = torch.tensor([3, 4])
+    copies = [t.clone() for t in (mu, logvar)]
+    for reduction in ("none", "sum"):
+        actual, expected = (ops.reparameterize_forward(*t, state, reduction) for t in ((mu, logvar), copies))
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("reduction", [None, *REDUCTIONS])
+@pytest.mark.parametrize("mask", [[True, True], [True, False], [False, True]], ids=str)
+def test_backward_without_a_kernel_is_the_same(mask, reduction):
+    mu, logvar, grad_z = (torch.randn(3, 5) for _ in range(3))
+    grad_kl = None if reduction is None else torch.randn(3, 5) if reduction == "none" else torch.tensor(0.7)
+    state = torch.tensor([3, 4])
+    for gradients in ((grad_z, grad_kl), (None, grad_kl), (grad_z, None)):
+        arguments = (*gradients, mu, logvar)
+        doubles = [t if t is None else t.double() for t in arguments]
+        expected = ops.reparameterize_backward(*arguments, state, reduction, mask)
+        actual = ops.reparameterize_backward(*doubles, state, reduction, mask)  # float64 has no kernel
+        for ours, theirs in zip(actual, expected, strict=True):
+            torch.testing.assert_close(ours, theirs.double(), rtol=2e-6, atol=2e-6)
 
 
 def test_gradgradcheck():
@@ -171,20 +207,33 @@ def test_bits_do_not_depend_on_the_instruction_set(result):
     before = fastvision.backends.cpu.capability
     results = []
     try:
+<<<<<<< HEAD
         for capability in capabilities:
             fastvision.backends.cpu.capability = capability
             if result == "noise":
                 results.append([ops.standard_normal([3, 70001], state)])
             else:
                 results.append(ops.reparameterize_forward(mu, logvar, state, "sum"))
+=======
+        for capability in fastvision.backends.cpu.available_capabilities():
+            for threads in (1, 2):
+                fastvision.backends.cpu.capability = capability
+                intraop_threads(threads)
+                torch.manual_seed(9)
+                state = ops.philox_state(mu)
+                noise = ops.standard_normal([3, 70001], state)
+                sample = ops.reparameterize_forward(mu, logvar, state, "none")
+                gradients = ops.reparameterize_backward(mu, None, mu, logvar, state, None, [True, True])
+                results.append((noise, *sample, *gradients))
+>>>>>>> 216d91e (Variational autoencoder on CUDA: sample and KL in one pass, ELBO, their gradients; executed by the emulator)
     finally:
         fastvision.backends.cpu.capability = before
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
 
 
-def test_kl_of_a_large_input():
-    mu, logvar = (torch.randn(10_000_000) for _ in range(2))
+def test_kl_of_a_large_input(capability):
+    mu, logvar = (torch.randn(1_000_000 if capability == "emulated" else 10_000_000) for _ in range(2))
     kl = ops.reparameterize_forward(mu, logvar, ops.philox_state(mu), "sum")[1]
     exact_kl = -0.5 * (1 + logvar.double() - mu.double().square() - logvar.double().exp()).sum()
     assert abs(kl.double() / exact_kl - 1) < 1e-7

@@ -15,10 +15,16 @@
 #include <cuda_runtime.h>
 #include <mma.h>
 
+#include <cassert>
+
 #include "core/gpu_convert.h"
 
 #define GPU_SHARED(Type, name) __shared__ Type name
 #define GPU_PLACE_PARAMETERS
+
+// What a kernel asks of the numbers that it is given. As in stock PyTorch a failed assertion of the device ends all of
+// the process' work on it; in the emulator the launch returns the message.
+#define GPU_REQUIRE(condition, message) assert((condition) && (message))
 
 // False while code for a GPU is compiled whose tensor cores lack bf16 and tf32.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -47,6 +53,7 @@ inline int min(int a, int b) {
 #define GPU_SHARED(Type, name)      \
   static const char name##_key = 0; \
   Type& name = *static_cast<Type*>(fastvision::gpu::emulator.shared_variable(&name##_key, sizeof(Type), alignof(Type)))
+#define GPU_REQUIRE(condition, message) ((condition) ? void() : fastvision::gpu::emulator.complain(message))
 #define GPU_HAS_BF16_AND_TF32 1
 // The place of the caller: default arguments are evaluated where the function is called.
 #define GPU_PLACE_PARAMETERS , const char *file = __builtin_FILE(), int line = __builtin_LINE()
@@ -75,8 +82,7 @@ const char* launch(dim3 grid, dim3 block, void* stream, const Arguments&... argu
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 #else
   (void)stream;
-  emulator.launch(__PRETTY_FUNCTION__, grid, block, false, [&] { Kernel(arguments...); });
-  return nullptr;
+  return emulator.launch(__PRETTY_FUNCTION__, grid, block, false, [&] { Kernel(arguments...); });
 #endif
 }
 
@@ -90,8 +96,7 @@ const char* launch_together(dim3 grid, dim3 block, void* stream, const Arguments
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 #else
   (void)stream;
-  emulator.launch(__PRETTY_FUNCTION__, grid, block, true, [&] { Kernel(arguments...); });
-  return nullptr;
+  return emulator.launch(__PRETTY_FUNCTION__, grid, block, true, [&] { Kernel(arguments...); });
 #endif
 }
 

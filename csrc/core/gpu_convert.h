@@ -1,7 +1,9 @@
-// Conversion between fp32 and the 16-bit floating-point types, by one name in CUDA and in the emulator.
+// The 16-bit floating-point types and their conversion to and from fp32, by one name in CUDA and in the emulator.
 #pragma once
 
 #include <type_traits>
+
+#include "core/types.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -30,6 +32,19 @@ __host__ __device__ T from_float(float value) {
     return __float2bfloat16(value);
   } else {
     return value;
+  }
+}
+
+// Calls run with a value of the type of a problem's elements.
+template <class Run>
+auto with_element(DType dtype, const Run& run) {
+  switch (dtype) {
+    case DType::f16:
+      return run(__half{});
+    case DType::bf16:
+      return run(__nv_bfloat16{});
+    default:
+      return run(float{});
   }
 }
 

@@ -38,15 +38,17 @@ class Emulator {
   Schedule schedule = schedule_from_environment();
 
   // Runs `kernel` once per thread. `name` is the launcher's __PRETTY_FUNCTION__. Only with `together` may the blocks
-  // wait for each other.
+  // wait for each other. Returns null, or what the kernel complained of first.
   template <class Kernel>
-  void launch(const char* name, dim3 grid, dim3 block, bool together, const Kernel& kernel) {
+  const char* launch(const char* name, dim3 grid, dim3 block, bool together, const Kernel& kernel) {
     const std::lock_guard<std::mutex> one_at_a_time(mutex_);
     kernel_name_ = name;
     check_launch(grid, block, together);
     kernel_ = &kernel;
     call_ = [](const void* k) { (*static_cast<const Kernel*>(k))(); };
+    complaint_ = nullptr;
     run_grid(grid, block, together);
+    return complaint_;
   }
 
   // The rest is called by kernels.
@@ -89,6 +91,10 @@ class Emulator {
     }
     race_detector::observe(&block_->shared_created);
     return block_->shared[i].storage;
+  }
+
+  GPU_EMULATOR_INTERNAL void complain(const char* message) {
+    if (complaint_ == nullptr) complaint_ = message;
   }
 
   EmulatedThread& current() { return *current_; }
@@ -364,6 +370,7 @@ class Emulator {
 
   std::mutex mutex_;
   const char* kernel_name_ = "";
+  const char* complaint_ = nullptr;
   const void* kernel_ = nullptr;
   void (*call_)(const void*) = nullptr;
 

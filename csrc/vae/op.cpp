@@ -82,9 +82,9 @@ std::optional<Reduction> checked_reduction(const char* op, std::optional<std::st
   return reduction;
 }
 
-std::vector<int64_t> kl_sizes(const Tensor& mu, const Reparameterization& p) {
-  if (p.kl == KlResult::absent) return {0};
-  return p.kl == KlResult::total ? std::vector<int64_t>{} : mu.sizes().vec();
+std::vector<int64_t> kl_sizes(const Tensor& mu, const std::optional<Reduction>& reduction) {
+  if (!reduction) return {0};
+  return *reduction == Reduction::none ? mu.sizes().vec() : std::vector<int64_t>{};
 }
 
 SampleAndKl reparameterize_forward(const Tensor& mu, const Tensor& logvar, const Tensor& state,
@@ -103,7 +103,7 @@ SampleAndKl reparameterize_forward(const Tensor& mu, const Tensor& logvar, const
   const Reparameterization p = describe(mu, reduction);
   const auto m = mu.expect_contiguous(), v = logvar.expect_contiguous(), words = state.expect_contiguous();
   Tensor z = dense(mu.sizes(), mu.options());
-  Tensor kl = dense(kl_sizes(mu, p), mu.options());
+  Tensor kl = dense(kl_sizes(mu, reduction), mu.options());
   TorchContext context(mu.device());
   check_status(kOp, kernels_on(mu.device(), mu.scalar_type())
                         ->forward(p,
@@ -113,8 +113,8 @@ SampleAndKl reparameterize_forward(const Tensor& mu, const Tensor& logvar, const
   return {z.contiguous(format), kl};
 }
 
-// The operators of backward are called by autograd, which has asked for a kernel, or by hand. What began with kernels
-// ends with kernels: fastvision.backends.enabled does not come between forward and backward.
+// Of operators that autograd calls, which has asked for a kernel. What began with kernels ends with kernels:
+// fastvision.backends.enabled does not come between forward and backward.
 const VaeKernels& kernels_for_backward(const char* op, const Tensor& tensor) {
   const VaeKernels* kernels = kernels_on(tensor.device(), tensor.scalar_type());
   TORCH_CHECK(kernels, op, ": no kernel for ", tensor.scalar_type(), " on ", tensor.device());
@@ -142,28 +142,31 @@ SampleAndKl reparameterize_backward(const OptionalTensor& grad_z, const Optional
   constexpr const char* kOp = "fastvision::reparameterize_backward";
   check_latents(kOp, mu, logvar);
   check_state(kOp, state, mu.device());
-  const VaeKernels& kernels = kernels_for_backward(kOp, mu);
-  const c10::DeviceGuard guard(mu.device());
-  const Reparameterization p = describe(mu, checked_reduction(kOp, reduction_name, mu));
-  std::vector<Tensor> alive;
-  const auto data_of = [&](const char* name, const OptionalTensor& tensor, at::IntArrayRef sizes) -> const void* {
-    if (!tensor || !tensor->defined()) return nullptr;
+  const auto reduction = checked_reduction(kOp, reduction_name, mu);
+  const auto checked = [&](const char* name, const OptionalTensor& tensor, at::IntArrayRef sizes) {
+    if (!tensor || !tensor->defined()) return OptionalTensor();
     check_shaped(kOp, name, *tensor, sizes, mu);
-    alive.push_back(tensor->contiguous());
-    return alive.back().const_data_ptr();
+    return OptionalTensor(tensor->contiguous());
   };
+  const OptionalTensor by_z = checked("grad_z", grad_z, mu.sizes()),
+                       by_kl = reduction ? checked("grad_kl", grad_kl, kl_sizes(mu, reduction)) : std::nullopt;
+  const VaeKernels* kernels = kernels_on(mu.device(), mu.scalar_type());
+  if (!kernels) {
+    const Tensor noise = call_standard_normal(mu.sym_sizes(), state, mu.scalar_type());
+    return reparameterize_backward_reference(by_z, by_kl, mu, logvar, noise, reduction, mask);
+  }
+  const c10::DeviceGuard guard(mu.device());
   const auto m = mu.expect_contiguous(), v = logvar.expect_contiguous(), words = state.expect_contiguous();
   const Tensor grad_mu = gradient(mask[0], mu), grad_logvar = gradient(mask[1], logvar);
-  const ReparameterizeBackward arrays{
-      .grad_z = data_of("grad_z", grad_z, mu.sizes()),
-      .grad_kl = p.kl == KlResult::absent ? nullptr : data_of("grad_kl", grad_kl, kl_sizes(mu, p)),
-      .mu = m->const_data_ptr(),
-      .logvar = v->const_data_ptr(),
-      .state = words->const_data_ptr<int64_t>(),
-      .grad_mu = data(mask[0], grad_mu),
-      .grad_logvar = data(mask[1], grad_logvar)};
+  const ReparameterizeBackward arrays{.grad_z = by_z ? by_z->const_data_ptr() : nullptr,
+                                      .grad_kl = by_kl ? by_kl->const_data_ptr() : nullptr,
+                                      .mu = m->const_data_ptr(),
+                                      .logvar = v->const_data_ptr(),
+                                      .state = words->const_data_ptr<int64_t>(),
+                                      .grad_mu = data(mask[0], grad_mu),
+                                      .grad_logvar = data(mask[1], grad_logvar)};
   TorchContext context(mu.device());
-  check_status(kOp, kernels.backward(p, arrays, context));
+  check_status(kOp, kernels->backward(describe(mu, reduction), arrays, context));
   return {grad_mu, grad_logvar};
 }
 

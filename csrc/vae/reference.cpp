@@ -8,6 +8,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/exp.h>
 #include <ATen/ops/mse_loss.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include "core/normal.h"
@@ -40,6 +41,23 @@ SampleAndKl reparameterize_reference(const Tensor& mu, const Tensor& logvar, con
   Tensor z = mu + noise * at::exp(0.5 * logvar);
   if (!reduction) return {z, at::empty({0}, z.options())};
   return {z, -0.5 * reduced(*reduction, kl_elements(mu, logvar))};
+}
+
+SampleAndKl reparameterize_backward_reference(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
+                                              const Tensor& mu, const Tensor& logvar, const Tensor& noise,
+                                              std::optional<Reduction> reduction, std::array<bool, 2> mask) {
+  Tensor grad_mu = at::zeros_like(mu), grad_logvar = at::zeros_like(mu);
+  if (grad_z && grad_z->defined()) {
+    grad_mu = grad_mu + *grad_z;
+    grad_logvar = grad_logvar + 0.5 * *grad_z * noise * at::exp(0.5 * logvar);
+  }
+  if (reduction && grad_kl && grad_kl->defined()) {
+    const Tensor g = *grad_kl * scale_of(*reduction, mu);
+    grad_mu = grad_mu + g * mu;
+    grad_logvar = grad_logvar + 0.5 * g * (at::exp(logvar) - 1);
+  }
+  const Tensor unwanted = at::empty({0}, mu.options());
+  return {mask[0] ? grad_mu.contiguous() : unwanted, mask[1] ? grad_logvar.contiguous() : unwanted};
 }
 
 Tensor elbo_loss_reference(const Tensor& recon, const Tensor& target, const Tensor& mu, const Tensor& logvar,

@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
+
 #include "vae/options.h"
 
 namespace fastvision {
@@ -11,6 +13,12 @@ using SampleAndKl = std::tuple<at::Tensor, at::Tensor>;
 // z and KL from the noise; without a reduction KL is an empty tensor.
 SampleAndKl reparameterize_reference(const at::Tensor& mu, const at::Tensor& logvar, const at::Tensor& noise,
                                      std::optional<Reduction> reduction);
+
+// Its gradients by the formulas, each empty where it is not wanted. An incoming one that is not there is zero.
+SampleAndKl reparameterize_backward_reference(const std::optional<at::Tensor>& grad_z,
+                                              const std::optional<at::Tensor>& grad_kl, const at::Tensor& mu,
+                                              const at::Tensor& logvar, const at::Tensor& noise,
+                                              std::optional<Reduction> reduction, std::array<bool, 2> mask);
 
 at::Tensor elbo_loss_reference(const at::Tensor& recon, const at::Tensor& target, const at::Tensor& mu,
                                const at::Tensor& logvar, const ElboOptions& options);

@@ -13,16 +13,20 @@ namespace fastvision {
 
 class HostTensor {
  public:
-  // Full of NaN, at an address that is a multiple of the element's size and of nothing more: all that torch promises.
-  HostTensor(DType dtype, int64_t elements)
-      : dtype_(dtype), elements_(elements), block_(static_cast<char*>(std::malloc(bytes() + size_of(dtype)))) {
-    std::memset(block_, 0xff, bytes() + size_of(dtype));
+  // Full of NaN, at an address that is a multiple of the element's size and of nothing more, all that torch promises,
+  // or of 16, which is usual.
+  HostTensor(DType dtype, int64_t elements, bool aligned = false)
+      : dtype_(dtype),
+        elements_(elements),
+        start_(aligned ? 0 : size_of(dtype)),
+        block_(static_cast<char*>(std::malloc(bytes() + start_))) {
+    std::memset(block_, 0xff, bytes() + start_);
   }
   ~HostTensor() { std::free(block_); }
   HostTensor(const HostTensor&) = delete;
   HostTensor& operator=(const HostTensor&) = delete;
 
-  void* data() { return block_ + size_of(dtype_); }
+  void* data() { return address(0); }
   int64_t elements() const { return elements_; }
   int64_t bytes() const { return elements_ * size_of(dtype_); }
 
@@ -54,7 +58,7 @@ class HostTensor {
   }
 
  private:
-  char* address(int64_t i) const { return block_ + (i + 1) * size_of(dtype_); }
+  char* address(int64_t i) const { return block_ + start_ + i * size_of(dtype_); }
   template <class T>
   T element(int64_t i) const {
     T value;
@@ -67,7 +71,7 @@ class HostTensor {
   }
 
   DType dtype_;
-  int64_t elements_;
+  int64_t elements_, start_;
   char* block_;
 };
 

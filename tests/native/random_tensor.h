@@ -16,8 +16,8 @@ class Random {
   explicit Random(uint64_t seed) : engine_(seed) {}
   int64_t between(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine_); }
   bool coin() { return between(0, 1); }
-  Tensor tensor(DType dtype, int64_t elements, double scale) {
-    auto tensor = std::make_unique<HostTensor>(dtype, elements);
+  Tensor tensor(DType dtype, int64_t elements, double scale, bool aligned = false) {
+    auto tensor = std::make_unique<HostTensor>(dtype, elements, aligned);
     for (int64_t i = 0; i < elements; ++i) tensor->set(i, scale * normal_(engine_));
     return tensor;
   }

@@ -20,8 +20,8 @@ const VaeKernels& kernels() {
   return *fastvision_kernel_library()->vae;
 }
 
-Tensor empty(DType dtype, int64_t elements) {
-  return std::make_unique<HostTensor>(dtype, elements);
+Tensor empty(DType dtype, int64_t elements, bool aligned) {
+  return std::make_unique<HostTensor>(dtype, elements, aligned);
 }
 
 double tolerance(DType dtype) {
@@ -35,16 +35,17 @@ bool near(double actual, double expected, double size, DType dtype) {
 struct Sampling {
   Reparameterization p;
   int64_t state[2];
+  bool aligned;
   Tensor mu, logvar;
 
-  explicit Sampling(Random& random) {
+  explicit Sampling(Random& random) : aligned(random.coin()) {
     p.dtype = static_cast<DType>(random.between(0, 2));
     p.elements = random.coin() ? random.between(0, 200) : random.between(900, 40000);
     p.kl = static_cast<KlResult>(random.between(0, 2));
     p.kl_scale = random.coin() ? 1 : 0.25;
     for (int64_t& word : state) word = random.between(INT64_MIN, INT64_MAX);
-    mu = random.tensor(p.dtype, p.elements, 2);
-    logvar = random.tensor(p.dtype, p.elements, 1);
+    mu = random.tensor(p.dtype, p.elements, 2, aligned);
+    logvar = random.tensor(p.dtype, p.elements, 1, aligned);
   }
 
   int64_t kl_elements() const { return p.kl == KlResult::absent ? 0 : p.kl == KlResult::total ? 1 : p.elements; }
@@ -54,8 +55,8 @@ struct Sampling {
 Tensors forward(const Sampling& s, int threads) {
   HostContext context(threads);
   Tensors results;
-  results.push_back(empty(s.p.dtype, s.p.elements));
-  results.push_back(s.p.kl == KlResult::absent ? nullptr : empty(s.p.dtype, s.kl_elements()));
+  results.push_back(empty(s.p.dtype, s.p.elements, s.aligned));
+  results.push_back(s.p.kl == KlResult::absent ? nullptr : empty(s.p.dtype, s.kl_elements(), s.aligned));
   stop_at(kernels().forward(s.p, {data(s.mu), data(s.logvar), s.state, data(results[0]), data(results[1])}, context));
   return results;
 }
@@ -63,7 +64,7 @@ Tensors forward(const Sampling& s, int threads) {
 Tensors backward(const Sampling& s, const Tensors& incoming, int wanted, int threads) {
   HostContext context(threads);
   Tensors results;
-  for (int i = 0; i < 2; ++i) results.push_back(wanted >> i & 1 ? empty(s.p.dtype, s.p.elements) : nullptr);
+  for (int i = 0; i < 2; ++i) results.push_back(wanted >> i & 1 ? empty(s.p.dtype, s.p.elements, s.aligned) : nullptr);
   stop_at(kernels().backward(
       s.p,
       {data(incoming[0]), data(incoming[1]), data(s.mu), data(s.logvar), s.state, data(results[0]), data(results[1])},
@@ -127,8 +128,9 @@ bool check_sampling(Random& random) {
   const Tensors results = forward(s, 1);
   const std::vector<float> noise = noise_of(s);
   Tensors incoming;
-  incoming.push_back(random.between(0, 3) ? random.tensor(s.p.dtype, s.p.elements, 1) : nullptr);
-  incoming.push_back(results[1] && random.between(0, 3) ? random.tensor(s.p.dtype, s.kl_elements(), 1) : nullptr);
+  incoming.push_back(random.between(0, 3) ? random.tensor(s.p.dtype, s.p.elements, 1, s.aligned) : nullptr);
+  incoming.push_back(results[1] && random.between(0, 3) ? random.tensor(s.p.dtype, s.kl_elements(), 1, s.aligned)
+                                                        : nullptr);
   const int wanted = random.between(0, 3);
   if (is_the_scalar_generators(s, noise) && agrees_with_plain_loops(s, noise, results) &&
       same_bits("result", results, forward(s, 3)) &&
@@ -142,33 +144,34 @@ bool check_sampling(Random& random) {
 
 struct Loss {
   ElboLoss p;
+  bool aligned;
   Tensor recon, target, mu, logvar, grad_loss;
 
-  explicit Loss(Random& random) {
+  explicit Loss(Random& random) : aligned(random.coin()) {
     p.dtype = static_cast<DType>(random.between(0, 2));
     p.reconstruction = static_cast<Reconstruction>(random.between(0, 2));
     p.recon_elements = random.between(0, random.coin() ? 100 : 30000);
     p.latent_elements = random.between(0, random.coin() ? 100 : 30000);
     p.free_bits = random.coin() ? 0 : 0.5;
     for (Tensor* tensor : {&recon, &target}) {
-      *tensor = empty(p.dtype, p.recon_elements);
+      *tensor = empty(p.dtype, p.recon_elements, aligned);
       for (int64_t i = 0; i < p.recon_elements; ++i) (*tensor)->set(i, random.between(0, 64) / 64.0);
     }
-    mu = random.tensor(p.dtype, p.latent_elements, 1);
-    logvar = random.tensor(p.dtype, p.latent_elements, 1);
-    grad_loss = random.tensor(p.dtype, 1, 1);
+    mu = random.tensor(p.dtype, p.latent_elements, 1, aligned);
+    logvar = random.tensor(p.dtype, p.latent_elements, 1, aligned);
+    grad_loss = random.tensor(p.dtype, 1, 1, aligned);
   }
 };
 
 Tensors run(const Loss& l, int wanted, int threads) {
   HostContext context(threads);
   Tensors results;
-  results.push_back(empty(l.p.dtype, 1));
+  results.push_back(empty(l.p.dtype, 1, l.aligned));
   stop_at(kernels().elbo_forward(l.p, {data(l.recon), data(l.target), data(l.mu), data(l.logvar), data(results[0])},
                                  context));
   for (int i = 0; i < 3; ++i) {
     const int64_t elements = i ? l.p.latent_elements : l.p.recon_elements;
-    results.push_back(wanted >> i & 1 ? empty(l.p.dtype, elements) : nullptr);
+    results.push_back(wanted >> i & 1 ? empty(l.p.dtype, elements, l.aligned) : nullptr);
   }
   stop_at(kernels().elbo_backward(l.p,
                                   {data(l.grad_loss), data(l.recon), data(l.target), data(l.mu), data(l.logvar),

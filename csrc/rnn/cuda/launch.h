@@ -29,17 +29,4 @@ const void* advanced(const void* data, int64_t elements) {
   return data ? static_cast<const Element*>(data) + elements : nullptr;
 }
 
-// Calls run with the type of the problem's elements.
-template <class Run>
-auto with_element(DType dtype, const Run& run) {
-  switch (dtype) {
-    case DType::f16:
-      return run(__half{});
-    case DType::bf16:
-      return run(__nv_bfloat16{});
-    default:
-      return run(float{});
-  }
-}
-
 }  // namespace fastvision::rnn_cuda

@@ -14,7 +14,7 @@ bool sequence_fits(const RnnLayer& p) {
   constexpr int64_t kMostArrivals = int64_t{1} << 31;
   const int64_t blocks = ceil_div(p.hidden_size, kWarps) * p.directions;
   if (p.batch_sizes || p.steps < 2 || p.batch > kMostSequences || (p.steps + 1) * blocks >= kMostArrivals) return false;
-  return with_element(p.dtype, [&](auto element) {
+  return gpu::with_element(p.dtype, [&](auto element) {
     using Element = decltype(element);
     return p.hidden_size <= kMostQuads<Element> * kQuad * kLanes &&
            blocks <= SequenceKernels<Element>::resident_blocks(p);
@@ -30,11 +30,11 @@ bool supports(const RnnLayer& p, bool) {
 }
 
 const char* run_forward(const RnnLayer& p, const RnnForward& arrays, Context& context) {
-  return with_element(p.dtype, [&](auto element) { return forward<decltype(element)>(p, arrays, context); });
+  return gpu::with_element(p.dtype, [&](auto element) { return forward<decltype(element)>(p, arrays, context); });
 }
 
 const char* run_backward(const RnnLayer& p, const RnnBackward& arrays, Context& context) {
-  return with_element(p.dtype, [&](auto element) { return backward<decltype(element)>(p, arrays, context); });
+  return gpu::with_element(p.dtype, [&](auto element) { return backward<decltype(element)>(p, arrays, context); });
 }
 
 }  // namespace

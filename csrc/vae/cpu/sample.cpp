@@ -4,6 +4,7 @@
 #include "core/normal_vectors.h"
 #include "vae/cpu/blocks.h"
 #include "vae/terms.h"
+#include "vae/visit.h"
 
 namespace fastvision {
 namespace {
@@ -108,18 +109,6 @@ void backward(const Reparameterization& p, const ReparameterizeBackward& arrays,
     finish_block<T>(arrays.grad_mu, first, count, grad_mu);
     finish_block<T>(arrays.grad_logvar, first, count, grad_logvar);
   });
-}
-
-template <class F>
-void visit_kl(KlResult kl, const F& f) {
-  switch (kl) {
-    case KlResult::absent:
-      return f.template operator()<KlResult::absent>();
-    case KlResult::total:
-      return f.template operator()<KlResult::total>();
-    case KlResult::elements:
-      return f.template operator()<KlResult::elements>();
-  }
 }
 
 }  // namespace
