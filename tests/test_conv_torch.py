@@ -35,7 +35,7 @@ class Block(torch.nn.Module):
         return self.function(input * 2, self.weight, self.bias, **self.options) + 1
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", ["channels_last", "average", "unbatched", "bfloat16"])  # some ten seconds each
 def test_opcheck(name):
     problem = SAMPLES[name]
     tensors, options = problem.tensors(integers=True), raw_options(problem)
