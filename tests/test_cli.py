@@ -26,7 +26,16 @@ from typer.testing import CliRunner
 from fastvision.cli import app as commands
 from fastvision.cli import demo, info
 from fastvision.data import ImageDataset
-from fastvision.training import Comparison, Implementation, Timing, comparison, measure
+from fastvision.models import VAE
+from fastvision.training import (
+    Comparison,
+    Implementation,
+    Timing,
+    VAEComparison,
+    VAEImplementation,
+    comparison,
+    measure,
+)
 
 
 def run(*arguments: str):
@@ -112,11 +121,15 @@ def test_demo(idx_directory, tmp_path, monkeypatch):
         "CNN, 2 epochs",
         "GRU, 2 epochs",
         "LSTM, 2 epochs",
+        "VAE, 2 epochs",
+        "negative ELBO",
         "2.0",
     ):
         assert text in result.stdout
     assert result.stdout.count("\nMeasuring accuracy and output difference, latency, peak memory\n") == 3
-    assert (tmp_path / "results" / "new" / "predictions.png").read_bytes().startswith(b"\x89PNG")
+    assert result.stdout.count("\nMeasuring negative ELBO and output difference, latency\n") == 1
+    for picture in ("predictions.png", "autoencoder.png"):
+        assert (tmp_path / "results" / "new" / picture).read_bytes().startswith(b"\x89PNG")
     assert torch.get_num_threads() == 1
     assert trained == [(model, converted) for model in ("recognition", "gru", "lstm") for converted in (False, True)]
 
@@ -187,11 +200,11 @@ def test_default_epochs(images, epochs):
     assert demo.default_epochs(images) == epochs
 
 
-def rendered(results: dict[str, Comparison]) -> tuple[list[list[str]], str]:
+def rendered(results: dict[str, Comparison], vae: VAEComparison) -> tuple[list[list[str]], str]:
     """The cells of the table's rows, and all of its text."""
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(demo.results_table(results))
+        console.print(demo.results_table(results, vae))
     lines = capture.get().splitlines()
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line], " ".join(lines)
 
@@ -199,11 +212,21 @@ def rendered(results: dict[str, Comparison]) -> tuple[list[list[str]], str]:
 def test_results_table():
     stock = Implementation(0.975, Timing(2.0, 0.1), Timing(40e-6, 6e-6), Timing(3e-3, None), peak_memory=30_000_000)
     ours = Implementation(0.975, Timing(0.5, 0.1), Timing(10e-6, 1e-6), Timing(1e-3, 1e-3), peak_memory=None)
+    vae = VAEComparison(
+        VAEImplementation(130.25, Timing(1.0, 0.1), Timing(900e-6, 90e-6)),
+        VAEImplementation(130.5, Timing(0.5, 0.1), Timing(300e-6, None)),
+        largest_difference=2e-6,
+        largest_output=15.0,
+        loss_difference=3e-5,
+        epochs=4,
+        model=VAE((1, 8, 8), 16, 5),
+    )
     rows, text = rendered(
         {
             "CNN": Comparison(stock, ours, 1.5e-6, 20.0, 1, torch.nn.Identity()),
             "GRU": Comparison(stock, replace(ours, peak_memory=12_000_000), 0.0, 7.5, 3, torch.nn.Identity()),
-        }
+        },
+        vae,
     )
     assert rows[:7] == [
         ["CNN, 1 epoch", "", "", ""],
@@ -216,7 +239,16 @@ def test_results_table():
     ]
     assert rows[7] == ["GRU, 3 epochs", "", "", ""]
     assert rows[12] == ["peak training memory, MB", "30.0", "12.0", "2.50"]
-    assert "CNN 20.0, GRU 7.5" in text
+    assert rows[14:] == [
+        ["VAE, 4 epochs", "", "", ""],
+        ["negative ELBO, nats", "130.25", "130.50", ""],
+        ["training, s per epoch", "1.00 ±10%", "0.50 ±20%", "2.00"],
+        ["sample and loss step, µs", "900 ±10%", "300", "3.00"],
+        ["largest output difference", "", "2.0e-06", ""],
+        ["difference of the ELBO", "", "3.0e-05", ""],
+    ]
+    assert "CNN 20.0, GRU 7.5, VAE 15.0" in text
+    assert "256 images with 5 latents" in text
 
 
 def test_bench_gets_its_arguments(monkeypatch):

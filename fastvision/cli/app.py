@@ -67,14 +67,15 @@ def demo(
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.", show_default="torch's choice")] = None,
-    out: Annotated[Path, typer.Option(help="Directory for the picture of predictions.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Directory for the pictures.")] = Path("demo"),
     device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
 ) -> None:
-    """Train a CNN, a GRU and an LSTM on real images with stock layers and with fastvision's, and compare them.
+    """Train a CNN, a GRU, an LSTM and a VAE on real images with stock layers and with fastvision's, and compare them.
 
-    The GRU and the LSTM read each image row by row.
+    The GRU and the LSTM read each image row by row. The VAE, a variational autoencoder, learns to draw such images.
 
-    Shows accuracy, speed, memory and the largest difference of the outputs, and draws a picture of predictions.
+    Shows accuracy, speed, memory and the largest difference of the outputs, and draws pictures of predictions, and of
+    reconstructions and samples.
 
     Takes at most three minutes on two cores, unless --epochs says otherwise.
     """

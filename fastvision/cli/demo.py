@@ -1,4 +1,4 @@
-"""``fastvision demo``: progress bars for each model, one table, one picture."""
+"""``fastvision demo``: progress bars for each model, one table, two pictures."""
 
 import math
 from dataclasses import dataclass
@@ -13,9 +13,12 @@ import fastvision
 from fastvision import training
 from fastvision.cli.info import cpu_name
 from fastvision.data import ImageDataset
+from fastvision.models import VAE
 from fastvision.training.comparison import BATCH_SIZE, Comparison
+from fastvision.training.image_rows import draw_image_rows
 from fastvision.training.measure import Timing
 from fastvision.training.pictures import draw_predictions
+from fastvision.training.vae_comparison import STEP_BATCH_SIZE, VAEComparison
 
 
 @dataclass(frozen=True)
@@ -33,19 +36,21 @@ CONTESTANTS = (
     Contestant("lstm", "LSTM", "LSTM that reads images row by row"),
 )
 # Where the user doesn't say how many epochs, the whole demo ends within three minutes on two slow cores.
-SECONDS_TO_TRAIN = 36  # each model
+SECONDS_TO_TRAIN = 30  # each classifier
+SECONDS_TO_TRAIN_VAE = 13
 MOST_IMAGES = 30_000  # of a larger set: the first epoch has to end, however long it takes
 IMAGES_TO_SEE = 50_000  # in all epochs together: enough to be well trained
 MOST_EPOCHS = 20
+PICTURE_COLUMNS = 12  # of the autoencoder's
 LABELS = {"stock": "stock PyTorch", "fastvision": "fastvision"}
 
 
 def run(train_set: ImageDataset, test_set: ImageDataset, epochs: int | None, out: Path, device: str) -> None:
-    """Trains, prints the table and writes ``predictions.png`` into `out`, a directory that exists."""
+    """Trains, prints the table and writes the pictures into `out`, a directory that exists."""
     console = Console()
-    available, time_limit = len(train_set), math.inf
+    available, time_limit, vae_time_limit = len(train_set), math.inf, math.inf
     if epochs is None:
-        train_set, time_limit = default_images(train_set), SECONDS_TO_TRAIN
+        train_set, time_limit, vae_time_limit = default_images(train_set), SECONDS_TO_TRAIN, SECONDS_TO_TRAIN_VAE
         epochs = default_epochs(len(train_set))
     _describe(console, train_set, available, test_set, device)
 
@@ -64,7 +69,19 @@ def run(train_set: ImageDataset, test_set: ImageDataset, epochs: int | None, out
                 on_measure=bars.announce,
             )
         console.print()
-    console.print(results_table(comparisons))
+    console.print("Variational autoencoder of dense layers", style="bold", highlight=False)
+    with TrainingBars(console, len(train_set), epochs) as bars:
+        vae = training.compare_vae(
+            train_set,
+            test_set,
+            epochs,
+            device=device,
+            time_limit=vae_time_limit,
+            on_batch=bars.update,
+            on_measure=bars.announce,
+        )
+    console.print()
+    console.print(results_table(comparisons, vae))
 
     picture = out / "predictions.png"
     draw_predictions(
@@ -73,6 +90,26 @@ def run(train_set: ImageDataset, test_set: ImageDataset, epochs: int | None, out
         {title: training.predict(comparison.model, test_set) for title, comparison in comparisons.items()},
     )
     console.print(f"Predictions: {picture}", soft_wrap=True)
+    picture = out / "autoencoder.png"
+    _draw_autoencoder(picture, vae.model, test_set)
+    console.print(f"Reconstructions and samples: {picture}", soft_wrap=True)
+
+
+def _draw_autoencoder(path: Path, model: VAE, test_set: ImageDataset) -> None:
+    """Test images, the same reconstructed, and what the model makes of random latents."""
+    device = model.mu.weight.device
+    chosen = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(0))[:PICTURE_COLUMNS]
+    images, _ = test_set[chosen]
+    draw_image_rows(
+        path,
+        f"{test_set.name}: a variational autoencoder with {model.latent_size} latents",
+        {
+            "Test images": images,
+            "Their reconstructions": model.reconstruct(images.to(device)),
+            "Samples": model.sample(2 * PICTURE_COLUMNS, torch.Generator(device).manual_seed(0)),
+        },
+        PICTURE_COLUMNS,
+    )
 
 
 def default_images(dataset: ImageDataset) -> ImageDataset:
@@ -108,7 +145,7 @@ def _describe(console: Console, train_set: ImageDataset, available: int, test_se
 
 
 class TrainingBars:
-    """A progress bar for each implementation with epoch, loss and accuracy; a context manager."""
+    """A progress bar for each implementation with epoch, loss and, of a classifier, accuracy; a context manager."""
 
     def __init__(self, console: Console, images_per_epoch: int, epochs: int) -> None:
         self.images_per_epoch = images_per_epoch
@@ -138,7 +175,7 @@ class TrainingBars:
         """Shows how far the implementation `name` is."""
         task = self.tasks[name]
         self.progress.start_task(task)
-        state = f"epoch {progress.epoch + 1}/{self.epochs}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.1%}"
+        state = f"epoch {progress.epoch + 1}/{self.epochs}  {_standing(progress)}"
         self.progress.update(task, completed=progress.epoch * self.images_per_epoch + progress.images, state=state)
 
     def announce(self, what: str) -> None:
@@ -152,8 +189,14 @@ class TrainingBars:
             self.progress.stop()
 
 
-def results_table(comparisons: dict[str, Comparison]) -> Table:
-    """The comparisons, by their models' titles: a row per measurement, a column per implementation."""
+def _standing(progress: training.Progress) -> str:
+    if progress.accuracy is None:  # an autoencoder
+        return f"negative ELBO {progress.loss:.1f}"
+    return f"loss {progress.loss:.3f}  accuracy {progress.accuracy:.1%}"
+
+
+def results_table(comparisons: dict[str, Comparison], vae: VAEComparison) -> Table:
+    """The comparisons, the classifiers' by their titles: a row per measurement, a column per implementation."""
     table = Table(title=f"Stock PyTorch beside fastvision, {_count(torch.get_num_threads(), 'thread')}")
     table.add_column("")
     table.add_column("stock PyTorch", justify="right")
@@ -163,12 +206,17 @@ def results_table(comparisons: dict[str, Comparison]) -> Table:
         table.add_section()
         table.add_row(f"{title}, {_count(comparison.epochs, 'epoch')}", style="bold")
         _add_comparison(table, comparison)
+    table.add_section()
+    table.add_row(f"VAE, {_count(vae.epochs, 'epoch')}", style="bold")
+    _add_vae(table, vae)
     largest_scores = ", ".join(f"{title} {comparison.largest_score:.1f}" for title, comparison in comparisons.items())
     table.caption = (
         "Times are medians ± their interquartile range: where it is wide, other programs kept the machine busy. "
         f"Memory is what training steps with {BATCH_SIZE} images add, each implementation measured "
         "in its own process. The difference is between the outputs of both for the same trained weights and all test "
-        f"images; the largest outputs are: {largest_scores}."
+        f"images, of the VAE with the same noise; the largest outputs are: {largest_scores}, "
+        f"VAE {vae.largest_output:.1f}. The VAE's ELBO is per image, its step is the sample, the loss and their "
+        f"backward pass, for {STEP_BATCH_SIZE} images with {vae.model.latent_size} latents."
     )
     return table
 
@@ -186,6 +234,15 @@ def _add_comparison(table: Table, comparison: Comparison) -> None:
         ratio = f"{stock.peak_memory / ours.peak_memory:.2f}" if ours.peak_memory else ""
         table.add_row(memory, f"{stock.peak_memory / 1e6:.1f}", f"{ours.peak_memory / 1e6:.1f}", ratio)
     table.add_row("largest output difference", "", f"{comparison.largest_difference:.1e}", "")
+
+
+def _add_vae(table: Table, comparison: VAEComparison) -> None:
+    stock, ours = comparison.stock, comparison.fastvision
+    table.add_row("negative ELBO, nats", f"{stock.negative_elbo:.2f}", f"{ours.negative_elbo:.2f}", "")
+    _add_timing(table, "training, s per epoch", stock.epoch, ours.epoch, 1, ".2f")
+    _add_timing(table, "sample and loss step, µs", stock.step, ours.step, 1e6, ".0f")
+    table.add_row("largest output difference", "", f"{comparison.largest_difference:.1e}", "")
+    table.add_row("difference of the ELBO", "", f"{comparison.loss_difference:.1e}", "")
 
 
 def _add_timing(table: Table, name: str, stock: Timing, ours: Timing, scale: float, form: str) -> None:

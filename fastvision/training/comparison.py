@@ -100,7 +100,7 @@ def compare(
         )
         for each in models
     ]
-    epoch_timings = _train_in_turns(trainers, epochs, time_limit, on_batch)
+    epoch_timings = train_in_turns(trainers, epochs, time_limit, on_batch)
     for each in models:
         each.eval()
 
@@ -129,13 +129,16 @@ def compare(
     )
 
 
-def _train_in_turns(
+def train_in_turns(
     trainers: list[Trainer],
     epochs: int,
     time_limit: float,
     on_batch: Callable[[str, Progress], None] | None,
 ) -> list[Timing]:
-    """Trains for `epochs`, or until the next would exceed the time limit."""
+    """Trains stock's and fastvision's for `epochs`, or until the next would exceed the time limit.
+
+    They take turns an epoch at a time. Returns how long the epochs of each took.
+    """
     start = time.perf_counter()
     seconds: list[list[float]] = [[] for _ in trainers]
     for epoch in range(epochs):

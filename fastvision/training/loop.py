@@ -1,4 +1,4 @@
-"""A small training loop for image classifiers, and their evaluation."""
+"""A small training loop for models of images, and their evaluation."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fastvision.data import ImageDataset, batches
+from fastvision.training.objectives import Judgement, Objective, classification
 
 EVALUATION_BATCH_SIZE = 256
 
@@ -21,46 +21,70 @@ class Progress:
     Attributes:
         epoch: Epochs finished before this one.
         images: Images seen in this epoch.
-        loss: Mean cross-entropy of the images seen in this epoch, in nats.
-        accuracy: Share of them that were recognised, 0 to 1.
+        loss: Mean loss of the images seen in this epoch, in nats.
+        accuracy: Share of them that were recognised, 0 to 1; None where the objective recognises nothing.
     """
 
     epoch: int
     images: int
     loss: float
-    accuracy: float
+    accuracy: float | None
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """Mean loss (nats), accuracy (0 to 1) and duration of a finished epoch, on the training images as they passed."""
+    """Mean loss (nats), accuracy (0 to 1, or None) and duration of a finished epoch, on the images as they passed."""
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     seconds: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) on a whole set."""
+    """Mean loss (nats) and accuracy (0 to 1, or None) on a whole set."""
 
     loss: float
-    accuracy: float
+    accuracy: float | None
+
+
+class _Mean:
+    """The mean loss and the accuracy of the images judged so far."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.loss_sum = 0.0
+        self.recognised: int | None = None
+
+    def add(self, judgement: Judgement, images: int) -> None:
+        self.images += images
+        self.loss_sum += judgement.loss.item() * images
+        if judgement.recognised is not None:
+            self.recognised = (self.recognised or 0) + int(judgement.recognised)
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.images
+
+    @property
+    def accuracy(self) -> float | None:
+        return None if self.recognised is None else self.recognised / self.images
 
 
 class Trainer:
-    """Trains a classifier with Adam on the cross-entropy of its scores, an epoch at a time.
+    """Trains a model with Adam on an objective, an epoch at a time.
 
     Batches go to the device of the model's parameters. Order and dropout depend only on `seed` and the epoch's
     number, not on what else draws random numbers, so that two trainers that take turns see the same of both.
 
     Args:
-        model: Maps ``(N, C, H, W)`` float32 from 0 to 1 to scores ``(N, classes)``.
+        model: Takes images ``(N, C, H, W)``, float32 from 0 to 1, and gives what the objective judges.
         dataset: The training images.
+        objective: Gives the loss; by default the cross-entropy of a classifier's scores ``(N, classes)``.
         batch_size: Images per step.
         learning_rate: Adam's.
         learning_rate_decay: What it is multiplied by after each epoch.
-        seed: Of the order of the images and of dropout.
+        seed: Of the order of the images, dropout and whatever else the model draws.
 
     Raises:
         ValueError: Where `dataset` is empty.
@@ -71,6 +95,7 @@ class Trainer:
         model: nn.Module,
         dataset: ImageDataset,
         *,
+        objective: Objective = classification,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
         learning_rate_decay: float = 1.0,
@@ -79,6 +104,7 @@ class Trainer:
         _check_not_empty("Trainer", dataset)
         self.model = model
         self.dataset = dataset
+        self.objective = objective
         self.batch_size = batch_size
         self.seed = seed
         self.epochs_done = 0
@@ -90,29 +116,25 @@ class Trainer:
         start = time.perf_counter()
         epoch_seed = self.seed + self.epochs_done
         device = _device(self.model)
-        seen, loss_sum, correct = 0, 0.0, 0
+        mean = _Mean()
         self.model.train()
         with torch.random.fork_rng():
             torch.manual_seed(epoch_seed)
             for images, labels in batches(self.dataset, self.batch_size, shuffle_seed=epoch_seed):
-                loss, recognised = self._step(images.to(device), labels.to(device))
-                seen += len(labels)
-                loss_sum += loss * len(labels)
-                correct += recognised
+                mean.add(self._step(images.to(device), labels.to(device)), len(images))
                 if on_batch:
-                    on_batch(Progress(self.epochs_done, seen, loss_sum / seen, correct / seen))
+                    on_batch(Progress(self.epochs_done, mean.images, mean.loss, mean.accuracy))
         self.epochs_done += 1
         self.schedule.step()
-        return EpochResult(loss_sum / seen, correct / seen, time.perf_counter() - start)
+        return EpochResult(mean.loss, mean.accuracy, time.perf_counter() - start)
 
-    def _step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
-        """One optimiser step; the batch's mean loss and the number of images recognised."""
-        scores = self.model(images)
-        loss = cross_entropy(scores, labels)
+    def _step(self, images: Tensor, labels: Tensor) -> Judgement:
+        """One optimiser step; the judgement is of the model before it."""
+        judgement = self.objective(self.model, images, labels)
         self.optimizer.zero_grad()
-        loss.backward()
+        judgement.loss.backward()
         self.optimizer.step()
-        return loss.item(), int((scores.detach().argmax(-1) == labels).sum())
+        return judgement
 
 
 def fit(
@@ -120,6 +142,7 @@ def fit(
     dataset: ImageDataset,
     epochs: int,
     *,
+    objective: Objective = classification,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     learning_rate_decay: float = 1.0,
@@ -130,6 +153,7 @@ def fit(
     trainer = Trainer(
         model,
         dataset,
+        objective=objective,
         batch_size=batch_size,
         learning_rate=learning_rate,
         learning_rate_decay=learning_rate_decay,
@@ -151,16 +175,21 @@ def predict(model: nn.Module, dataset: ImageDataset) -> Tensor:
     return torch.cat(scores)
 
 
-def evaluate(model: nn.Module, dataset: ImageDataset) -> Evaluation:
-    """Loss and accuracy of `model`, in eval mode, on `dataset`.
+def evaluate(
+    model: nn.Module, dataset: ImageDataset, objective: Objective = classification, seed: int = 0
+) -> Evaluation:
+    """Loss and accuracy of `model`, in eval mode, on `dataset`; what the model draws depends only on `seed`.
 
     Raises:
         ValueError: Where `dataset` is empty.
     """
     _check_not_empty("evaluate", dataset)
-    scores = predict(model, dataset)
-    accuracy = (scores.argmax(-1) == dataset.labels).double().mean()
-    return Evaluation(cross_entropy(scores, dataset.labels).item(), accuracy.item())
+    device, mean = _device(model), _Mean()
+    with _eval_mode(model), torch.inference_mode(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for images, labels in batches(dataset, EVALUATION_BATCH_SIZE):
+            mean.add(objective(model, images.to(device), labels.to(device)), len(images))
+    return Evaluation(mean.loss, mean.accuracy)
 
 
 def _check_not_empty(function: str, dataset: ImageDataset) -> None:

@@ -5,8 +5,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,21 +37,23 @@ class Timing:
         return cls(median, third - first if len(seconds) > 1 else None)
 
 
-def measure_latencies(models: Sequence[nn.Module], images: Tensor) -> list[Timing]:
-    """How long each model takes for `images`, in inference mode, with the threads that torch is set to.
+def measure_calls(calls: Sequence[Callable[[], object]]) -> list[Timing]:
+    """How long each call takes, with the threads that torch is set to.
 
-    The models take turns, so that whatever else the machine does disturbs all of them alike.
+    They take turns, so that whatever else the machine does disturbs all of them alike.
     """
-    timers = [
-        Timer("model(images)", globals={"model": model, "images": images}, num_threads=torch.get_num_threads())
-        for model in models
-    ]
-    times: list[list[float]] = [[] for _ in models]
-    with torch.inference_mode():
-        for _ in range(ROUNDS):
-            for timer, seconds in zip(timers, times, strict=True):
-                seconds += timer.blocked_autorange(min_run_time=SECONDS_PER_ROUND).times
+    timers = [Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads()) for call in calls]
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(ROUNDS):
+        for timer, seconds in zip(timers, times, strict=True):
+            seconds += timer.blocked_autorange(min_run_time=SECONDS_PER_ROUND).times
     return [Timing.of(seconds) for seconds in times]
+
+
+def measure_latencies(models: Sequence[nn.Module], images: Tensor) -> list[Timing]:
+    """How long each model takes for `images`, in inference mode, as :func:`measure_calls` measures."""
+    with torch.inference_mode():
+        return measure_calls([partial(model, images) for model in models])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""What a model is trained for: functions that judge a model on a batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an objective says of a model on a batch.
+
+    Attributes:
+        loss: Mean over the batch's images, without dimensions, differentiable.
+        recognised: Number of images recognised, without dimensions; None of a model that does not classify.
+    """
+
+    loss: Tensor
+    recognised: Tensor | None = None
+
+
+# Of a model, images (N, C, H, W) and labels (N,).
+Objective = Callable[[nn.Module, Tensor, Tensor], Judgement]
+
+
+def classification(model: nn.Module, images: Tensor, labels: Tensor) -> Judgement:
+    """Cross-entropy in nats of a model whose output is scores ``(N, classes)``."""
+    scores = model(images)
+    return Judgement(cross_entropy(scores, labels), (scores.detach().argmax(-1) == labels).sum())
+
+
+def negative_elbo(model: nn.Module, images: Tensor, labels: Tensor) -> Judgement:
+    """Negative evidence lower bound in nats of one of fastvision.models' autoencoders, by one sample of each image."""
+    recon, mu, logvar = model(images)
+    return Judgement(model.loss(recon, images, mu, logvar))
