@@ -1,17 +1,26 @@
 """A small training loop for models of images, and their evaluation."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastvision.data import ImageDataset, batches
 from fastvision.training.objectives import Judgement, Objective, classification
+from fastvision.training.optimizers import OptimizerName, build_optimizer, matrices
 
 EVALUATION_BATCH_SIZE = 256
+Precision = Literal["fp32", "bf16"]
+
+
+class DivergedError(ArithmeticError):
+    """The loss is not a number, or infinite."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +57,13 @@ class Evaluation:
     accuracy: float | None
 
 
+@dataclass
 class _Mean:
     """The mean loss and the accuracy of the images judged so far."""
 
-    def __init__(self) -> None:
-        self.images = 0
-        self.loss_sum = 0.0
-        self.recognised: int | None = None
+    images: int = 0
+    loss_sum: float = 0.0
+    recognised: int | None = None
 
     def add(self, judgement: Judgement, images: int) -> None:
         self.images += images
@@ -72,22 +81,31 @@ class _Mean:
 
 
 class Trainer:
-    """Trains a model with Adam on an objective, an epoch at a time.
+    """Trains a model on an objective, an epoch at a time.
 
     Batches go to the device of the model's parameters. Order and dropout depend only on `seed` and the epoch's
     number, not on what else draws random numbers, so that two trainers that take turns see the same of both.
+
+    `state_dict` is all that training depends on, also in the middle of an epoch: where `on_batch` raises, the state is
+    that after the batch, and a trainer that loads it goes on to the same bits.
 
     Args:
         model: Takes images ``(N, C, H, W)``, float32 from 0 to 1, and gives what the objective judges.
         dataset: The training images.
         objective: Gives the loss; by default the cross-entropy of a classifier's scores ``(N, classes)``.
         batch_size: Images per step.
-        learning_rate: Adam's.
+        optimizer: As in :func:`fastvision.training.optimizers.build_optimizer`.
+        learning_rate: The optimiser's.
         learning_rate_decay: What it is multiplied by after each epoch.
+        l1: What the sum of the weights' magnitudes, not the biases', is multiplied by and added to the loss. Progress
+            shows the loss without it.
+        l2: The optimiser's.
+        precision: ``"bf16"`` runs the model under torch.autocast.
         seed: Of the order of the images, dropout and whatever else the model draws.
 
     Raises:
         ValueError: Where `dataset` is empty.
+        DivergedError: In `run_epoch`, where the loss is not finite; the model is as before that batch.
     """
 
     def __init__(
@@ -97,8 +115,12 @@ class Trainer:
         *,
         objective: Objective = classification,
         batch_size: int = 64,
+        optimizer: OptimizerName = "adam",
         learning_rate: float = 1e-3,
         learning_rate_decay: float = 1.0,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        precision: Precision = "fp32",
         seed: int = 0,
     ) -> None:
         _check_not_empty("Trainer", dataset)
@@ -106,33 +128,70 @@ class Trainer:
         self.dataset = dataset
         self.objective = objective
         self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_decay = learning_rate_decay
+        self.l1 = l1
+        self.precision = precision
         self.seed = seed
         self.epochs_done = 0
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, learning_rate_decay)
+        self.optimizer = build_optimizer(optimizer, model, learning_rate, l2)
+        self._mean = _Mean()  # of the epoch that has begun
+        self._random_state: dict[str, Tensor] = {}  # after its last batch
 
     def run_epoch(self, on_batch: Callable[[Progress], None] | None = None) -> EpochResult:
-        """Trains on every image once; `on_batch` is called after each step."""
+        """Trains on every image once, or on what is left of an epoch; `on_batch` is called after each step."""
         start = time.perf_counter()
         epoch_seed = self.seed + self.epochs_done
         device = _device(self.model)
-        mean = _Mean()
+        mean = self._mean
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * self.learning_rate_decay**self.epochs_done
         self.model.train()
         with torch.random.fork_rng():
             torch.manual_seed(epoch_seed)
-            for images, labels in batches(self.dataset, self.batch_size, shuffle_seed=epoch_seed):
+            _set_random_state(self._random_state, device)
+            done = math.ceil(mean.images / self.batch_size)
+            for images, labels in islice(batches(self.dataset, self.batch_size, shuffle_seed=epoch_seed), done, None):
                 mean.add(self._step(images.to(device), labels.to(device)), len(images))
+                self._random_state = _get_random_state(device)
                 if on_batch:
                     on_batch(Progress(self.epochs_done, mean.images, mean.loss, mean.accuracy))
         self.epochs_done += 1
-        self.schedule.step()
+        self._mean, self._random_state = _Mean(), {}
         return EpochResult(mean.loss, mean.accuracy, time.perf_counter() - start)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training goes on from, as tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epochs_done": self.epochs_done,
+            "mean": asdict(self._mean),
+            "random_state": self._random_state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state_dict` returned, of a trainer of the same arguments."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epochs_done = state["epochs_done"]
+        self._mean = _Mean(**state["mean"])
+        self._random_state = state["random_state"]
 
     def _step(self, images: Tensor, labels: Tensor) -> Judgement:
         """One optimiser step; the judgement is of the model before it."""
-        judgement = self.objective(self.model, images, labels)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            judgement = self.objective(self.model, images, labels)
+        loss = judgement.loss
+        if not math.isfinite(loss.item()):
+            raise DivergedError(
+                f"the loss is {loss.item()} in epoch {self.epochs_done + 1} after {self._mean.images} images: "
+                "a smaller learning rate may help"
+            )
+        if self.l1:
+            loss = loss + self.l1 * sum(weight.abs().sum() for weight in matrices(self.model))
         self.optimizer.zero_grad()
-        judgement.loss.backward()
+        loss.backward()
         self.optimizer.step()
         return judgement
 
@@ -143,22 +202,11 @@ def fit(
     epochs: int,
     *,
     objective: Objective = classification,
-    batch_size: int = 64,
-    learning_rate: float = 1e-3,
-    learning_rate_decay: float = 1.0,
-    seed: int = 0,
     on_batch: Callable[[Progress], None] | None = None,
+    **options: Any,
 ) -> list[EpochResult]:
-    """Trains `model` in place for `epochs`; one result per epoch. The arguments are :class:`Trainer`'s."""
-    trainer = Trainer(
-        model,
-        dataset,
-        objective=objective,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        learning_rate_decay=learning_rate_decay,
-        seed=seed,
-    )
+    """Trains `model` in place for `epochs`; one result per epoch. `options` are :class:`Trainer`'s."""
+    trainer = Trainer(model, dataset, objective=objective, **options)
     return [trainer.run_epoch(on_batch) for _ in range(epochs)]
 
 
@@ -199,6 +247,22 @@ def _check_not_empty(function: str, dataset: ImageDataset) -> None:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
+
+
+def _get_random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of the generators that a model on `device` may draw from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Sets what `state` has."""
+    if "cpu" in state:
+        torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 @contextmanager
