@@ -11,13 +11,16 @@ from fastvision import training
 from fastvision.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from fastvision.training.optimizers import build_optimizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw", "rmsprop"])
-@pytest.mark.parametrize("batches", [2, 3, 4], ids=lambda count: f"{count}-batches")
+@pytest.mark.parametrize(
+    ("optimizer", "batches"), [("sgd", 2), ("momentum", 3), ("adam", 4), ("adamw", 2), ("rmsprop", 3)]
+)
 def test_training_goes_on_to_the_same_bits(tmp_path, optimizer, batches):
     """After a stop in an epoch, at its last batch, and in the next: weights, progress and dropout."""
 

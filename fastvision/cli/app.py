@@ -11,8 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 import fastvision
+from fastvision.cli import KEYBOARD_INTERRUPT
 from fastvision.cli.info import environment
 from fastvision.data import DataError, load
+from fastvision.training import DivergedError
+from fastvision.training.loop import Precision
+from fastvision.training.optimizers import OptimizerName
+from fastvision.training.session import LAST, Kind, Session, Settings
 
 app = typer.Typer(
     help="Existing PyTorch vision and sequence models, faster, computing the same.",
@@ -92,6 +97,63 @@ def demo(
     except (DataError, OSError) as error:
         _fail(str(error))
     run(train_set, test_set, epochs, out, device)
+
+
+@app.command()
+def train(
+    kind: Annotated[
+        Kind, typer.Argument(help="A CNN, a GRU that reads images row by row, or a variational autoencoder.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Directory of IDX files (MNIST's layout).", show_default="real images at hand"),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Times to see the training images.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
+    optimizer: Annotated[OptimizerName, typer.Option(help="Momentum is SGD with 0.9.")] = "adam",
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-3,
+    l1: Annotated[float, typer.Option(min=0, help="Penalty on the sum of the weights' magnitudes.")] = 0.0,
+    l2: Annotated[float, typer.Option(min=0, help="torch's weight_decay of the weights.")] = 0.0,
+    dropout: Annotated[float, typer.Option(min=0, max=1, help="Of the classifiers.")] = 0.0,
+    precision: Annotated[Precision, typer.Option(help="bf16 trains under autocast.")] = "fp32",
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="Epochs without a better one after which to stop.", show_default="never"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and noise.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.", show_default="torch's choice")] = None,
+    out: Annotated[Path, typer.Option(help="Directory for checkpoints and learning curves.")] = Path("training"),
+    device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, to the same result.")
+    ] = False,
+) -> None:
+    """Train a model on images, with checkpoints after each epoch.
+
+    A tenth of the training images, chosen at random, judges each epoch. Ctrl-C saves and ends.
+    """
+    try:
+        from fastvision.cli.train import Interrupted, run
+    except ModuleNotFoundError as error:
+        _fail_without_extra("train", "vision", error)
+    _check_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    settings = Settings(kind, batch_size, optimizer, lr, l1, l2, dropout, precision, seed)
+    try:
+        train_set, test_set = load(data)
+        out.mkdir(parents=True, exist_ok=True)
+        if not resume and (out / LAST).exists():
+            _fail(f"{out / LAST} exists: --resume goes on from it; otherwise choose another --out, or delete it")
+        session = Session(settings, train_set, out, device)
+        if resume:
+            session.resume()
+        run(session, test_set, epochs, patience)
+    except (ValueError, OSError, DivergedError) as error:
+        _fail(str(error))
+    except Interrupted as error:
+        print(f"fastvision: {error}", file=sys.stderr)
+        raise typer.Exit(KEYBOARD_INTERRUPT) from None
 
 
 @app.command(

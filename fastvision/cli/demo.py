@@ -12,6 +12,7 @@ from rich.table import Table
 import fastvision
 from fastvision import training
 from fastvision.cli.info import cpu_name
+from fastvision.cli.train import standing
 from fastvision.data import ImageDataset
 from fastvision.models import VAE
 from fastvision.training.comparison import BATCH_SIZE, Comparison
@@ -175,7 +176,7 @@ class TrainingBars:
         """Shows how far the implementation `name` is."""
         task = self.tasks[name]
         self.progress.start_task(task)
-        state = f"epoch {progress.epoch + 1}/{self.epochs}  {_standing(progress)}"
+        state = f"epoch {progress.epoch + 1}/{self.epochs}  {standing(progress.loss, progress.accuracy)}"
         self.progress.update(task, completed=progress.epoch * self.images_per_epoch + progress.images, state=state)
 
     def announce(self, what: str) -> None:
@@ -187,12 +188,6 @@ class TrainingBars:
     def _stop(self) -> None:
         if self.progress.live.is_started:  # a second stop would print an empty line
             self.progress.stop()
-
-
-def _standing(progress: training.Progress) -> str:
-    if progress.accuracy is None:  # an autoencoder
-        return f"negative ELBO {progress.loss:.1f}"
-    return f"loss {progress.loss:.3f}  accuracy {progress.accuracy:.1%}"
 
 
 def results_table(comparisons: dict[str, Comparison], vae: VAEComparison) -> Table:

@@ -1,0 +1,199 @@
+"""Training runs in a directory, and the command that starts them."""
+
+import errno
+import os
+import signal
+
+import pytest
+import torch
+from test_training import dark_and_bright, weights
+
+from fastvision.training import CheckpointError, checkpoint, load_checkpoint
+from fastvision.training.session import Session, Settings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Stop(Exception):
+    pass
+
+
+def session(directory, kind="recognition", **settings) -> Session:
+    """Of 43 images to train on, in three batches, and 5 to judge each epoch on."""
+    directory.mkdir(exist_ok=True)
+    return Session(Settings(kind, batch_size=16, **settings), dark_and_bright(), directory)
+
+
+@pytest.mark.parametrize(("kind", "is_saved"), [("recognition", False), ("sequence", True), ("vae", True)])
+def test_goes_on_to_the_same_bits(tmp_path, kind, is_saved):
+    whole = session(tmp_path / "whole", kind)
+    whole.run(3)
+    stopped, steps = session(tmp_path / "stopped", kind), []
+
+    def stop(progress):
+        steps.append(progress)
+        if len(steps) == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        stopped.run(3, on_batch=stop)
+    if is_saved:
+        stopped.save()
+    resumed = session(tmp_path / "stopped", kind)
+    resumed.resume()
+    del steps[5 if is_saved else 3 :]
+    resumed.run(3, on_batch=steps.append)
+    assert resumed.history == whole.history
+    assert [(step.epoch, step.images) for step in steps] == [(n, i) for n in range(3) for i in (16, 32, 43)]
+    for name in ("last.pt", "best.pt"):
+        assert same(*(load_checkpoint(tmp_path / directory / name) for directory in ("whole", "stopped")))
+
+
+def same(a, b) -> bool:
+    """Bit by bit, whatever is nested in what."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def test_stops_early_and_keeps_the_best(tmp_path):
+    """Where nothing is learned, the first epoch stays the best."""
+    run = session(tmp_path, learning_rate=0.0)
+    run.run(10, patience=2)
+    assert len(run.history) == 3
+    assert run.best_epoch == 0
+    assert len(load_checkpoint(tmp_path / "best.pt")["history"]) == 1
+    run.run(10, patience=2)
+    assert len(run.history) == 3
+
+
+def test_settings_reach_the_trainer(tmp_path):
+    run = session(tmp_path, learning_rate=0.5, l1=0.25, l2=0.125, precision="bf16", seed=3, dropout=0.75)
+    trainer, (weights, biases) = run.trainer, run.trainer.optimizer.param_groups
+    assert (trainer.batch_size, trainer.l1, trainer.precision, trainer.seed) == (16, 0.25, "bf16", 3)
+    assert (weights["lr"], weights["weight_decay"], biases["weight_decay"]) == (0.5, 0.125, 0)
+    assert run.model.classifier[3].p == 0.75
+
+
+def test_best_weights_are_judged(tmp_path):
+    run = session(tmp_path)
+    run.run(1)
+    expected = weights(run.model).clone()
+    with torch.no_grad():
+        run.model.classifier[-1].bias += 1
+    result = run.evaluate_best(run.validation_set)
+    assert torch.equal(weights(run.model), expected)
+    assert (result.loss, result.accuracy) == (run.history[0].loss, run.history[0].accuracy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"learning_rate": 0.5}, "learning_rate 0.001, not 0.5"), ({"seed": 1}, "seed 0, not 1")],
+)
+def test_resume_refuses_other_settings(tmp_path, settings, message):
+    session(tmp_path).save()
+    with pytest.raises(CheckpointError, match=rf"last\.pt: was trained with {message}"):
+        session(tmp_path, **settings).resume()
+
+
+def test_resume_refuses_other_images(tmp_path):
+    session(tmp_path).save()
+    other = Session(Settings("recognition", batch_size=16), dark_and_bright(40), tmp_path)
+    with pytest.raises(CheckpointError, match="was trained with images 48, not 40"):
+        other.resume()
+
+
+def test_refuses_what_cannot_be(tmp_path):
+    with pytest.raises(ValueError, match=r"dropout: the autoencoder has none, got 0\.5"):
+        session(tmp_path, "vae", dropout=0.5)
+    with pytest.raises(ValueError, match="expected at least ten images, got 4"):
+        Session(Settings("vae"), dark_and_bright(4), tmp_path)
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """Runs the command on `dark_and_bright`."""
+    pytest.importorskip("typer", reason='typer (the extra "cli") is not installed')
+    pytest.importorskip("matplotlib", reason='matplotlib (the extra "vision") is not installed')
+    from typer.testing import CliRunner
+
+    from fastvision.cli import app as commands
+
+    monkeypatch.setattr(commands, "load", lambda data: (dark_and_bright(), dark_and_bright(40)))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, out="out", epochs=2):
+        command = ["train", "recognition", "--batch-size", 16, "--epochs", epochs, "--out", out, *arguments]
+        return CliRunner().invoke(commands.app, [str(word) for word in command], prog_name="fastvision")
+
+    return run
+
+
+def test_train(train, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    result = train()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert result.exit_code == 0, result.output
+    for text in ("epoch 2/2", "epoch 1: validation loss", "Best: epoch ", "on the 40 test images", "accuracy"):
+        assert text in result.stdout
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert load_checkpoint(tmp_path / "out" / "last.pt")["trainer"]["epochs_done"] == 2
+    again = train()
+    assert again.exit_code == 1
+    assert "out/last.pt exists: --resume goes on from it" in again.stderr
+    assert train("--resume", epochs=3).exit_code == 0
+    assert load_checkpoint(tmp_path / "out" / "last.pt")["trainer"]["epochs_done"] == 3
+
+
+def test_train_passes_its_options(train, tmp_path):
+    options = {"optimizer": "rmsprop", "l1": 1e-5, "l2": 1e-4, "dropout": 0.25, "precision": "bf16", "seed": 3}
+    result = train("--lr", 0.002, *[word for name, value in options.items() for word in (f"--{name}", value)])
+    assert result.exit_code == 0, result.output
+    expected = options | {"learning_rate": 0.002, "batch_size": 16, "kind": "recognition"}
+    assert load_checkpoint(tmp_path / "out" / "last.pt")["settings"] == expected
+
+
+def test_interrupt_saves(train, tmp_path, monkeypatch):
+    from fastvision.cli import train as command
+
+    standing, calls = command.standing, []
+
+    def interrupt(loss, accuracy):
+        calls.append(loss)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is before  # a second Ctrl-C ends at once
+        return standing(loss, accuracy)
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "standing", interrupt)
+        result = train()
+    assert result.exit_code == 130
+    assert "stopped; --resume goes on from out/last.pt" in result.stderr
+    assert load_checkpoint(tmp_path / "out" / "last.pt")["trainer"]["mean"]["images"] == 32
+    assert train("--resume").exit_code == train(out="whole").exit_code == 0
+    assert same(*(load_checkpoint(tmp_path / directory / "last.pt") for directory in ("out", "whole")))
+
+
+def test_failures_lose_nothing(train, tmp_path, monkeypatch):
+    assert train().exit_code == 0
+    before = load_checkpoint(tmp_path / "out" / "last.pt")
+
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", fail)
+        result = train("--resume", epochs=4)
+    assert result.exit_code == 1
+    assert result.stderr.endswith(".pt: can't be written: No space left on device\n")
+    assert same(load_checkpoint(tmp_path / "out" / "last.pt"), before)
+    diverged = train("--lr", 1e30, "--optimizer", "sgd", out="diverged")
+    assert diverged.exit_code == 1
+    assert "the loss is " in diverged.stderr
+    assert "a smaller learning rate may help" in diverged.stderr
