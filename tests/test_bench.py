@@ -16,10 +16,11 @@ pytest.importorskip("rich", reason="the benchmark command needs rich: pip instal
 from typer.testing import CliRunner
 
 import fastvision
-from fastvision.bench import app, commands
+from fastvision.bench import app, commands, running
 from fastvision.bench.checking import Accuracy, as_tensors, compare, error_to_stock, judge
 from fastvision.bench.conv_cases import CONV_CASES, ConvCase
 from fastvision.bench.conv_task import ConvTask
+from fastvision.bench.families import FAMILIES
 from fastvision.bench.machine import Bandwidth, Machine
 from fastvision.bench.measuring import PeerResult, TaskResult, measure, prepare
 from fastvision.bench.module_peers import MODULE_PEERS
@@ -254,7 +255,7 @@ def task_result() -> TaskResult:
     accuracy = Accuracy({"output": 1e-7})
     peers = {
         "fastvision": PeerResult(accuracy=accuracy, error_to_stock=0.5, timing=measurement(0.001, 0.002, 0.003)),
-        "stock": PeerResult(accuracy=accuracy, error_to_stock=1.0, timing=measurement(0.006)),
+        "stock": PeerResult(accuracy=accuracy, error_to_stock=1.0, timing=measurement(0.006, 0.006, 0.006)),
         "onnxruntime": PeerResult(skipped="runs inference only"),
     }
     return TaskResult("case", "train", torch.float32, 2, 2_000_000, peers)
@@ -262,7 +263,7 @@ def task_result() -> TaskResult:
 
 def test_report_has_medians_ratios_and_per_cent_of_peak():
     peers = choose(MODULE_PEERS, "onnxruntime")
-    entry = report("conv", [task_result()], peers, MACHINE, quick=True)["results"][0]
+    entry = report("conv", {"conv": [task_result()]}, peers, MACHINE, quick=True)["results"][0]
     ours, stock = entry["peers"]["fastvision"], entry["peers"]["stock"]
     assert ours["median_seconds"] == pytest.approx(0.002)
     assert ours["round_seconds"] == [0.001, 0.002, 0.003]
@@ -290,10 +291,15 @@ def keys_of(value: object) -> set[str]:
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command on small cases, one round each, without measuring the machine."""
     monkeypatch.setattr(commands, "QUICK", ONE_ROUND)
-    monkeypatch.setattr(commands, "CONV_CASES", (SMALL_CASES[0], replace(SMALL_CASES[1], modes=("infer", "train"))))
+    cases = (SMALL_CASES[0], replace(SMALL_CASES[1], modes=("infer", "train")))
+    monkeypatch.setitem(FAMILIES, "conv", replace(FAMILIES["conv"], cases=cases))
     facts = dict.fromkeys(["cpu", "cores", "threads", "cpu_capability", "stock_cpu_capability"], "?")
     facts |= dict.fromkeys(["torch", "fastvision", "commit"], "?")
-    monkeypatch.setattr(commands, "measure_machine", partial(replace, MACHINE, facts=facts))
+    monkeypatch.setattr(running, "measure_machine", partial(replace, MACHINE, facts=facts))
+
+
+def add_peer(monkeypatch: pytest.MonkeyPatch, peer: WrongPeer) -> None:
+    monkeypatch.setitem(FAMILIES, "conv", replace(FAMILIES["conv"], peers=(*MODULE_PEERS, peer)))
 
 
 def run(*arguments: str):
@@ -349,7 +355,7 @@ def test_command_runs_on_the_settings_and_restores_them(monkeypatch: pytest.Monk
     before = torch.get_num_threads(), fastvision.backends.cpu.capability
     threads = before[0] + 1
     seen = tmp_path / "seen"
-    monkeypatch.setattr(commands, "MODULE_PEERS", (*MODULE_PEERS, WatchingPeer(seen)))
+    add_peer(monkeypatch, WatchingPeer(seen))
     settings = ("--threads", str(threads), "--capability", "default", "--dtype", "bfloat16")
     run(*settings, "--peers", "wrong", "--mode", "infer")
     assert seen.read_text() == f"{threads} default torch.bfloat16"
@@ -358,7 +364,7 @@ def test_command_runs_on_the_settings_and_restores_them(monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("fast")
 def test_command_fails_where_results_are_wrong(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(commands, "MODULE_PEERS", (*MODULE_PEERS, WrongPeer()))
+    add_peer(monkeypatch, WrongPeer())
     done = run("--peers", "wrong", "--mode", "infer")
     assert done.exit_code == 1
     assert "wrong results, not timed" in done.output
@@ -367,7 +373,7 @@ def test_command_fails_where_results_are_wrong(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.usefixtures("fast")
 def test_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(WrongPeer, "missing", lambda self: "Wrong is left out: `pip install wrong` adds it.")
-    monkeypatch.setattr(commands, "MODULE_PEERS", (*MODULE_PEERS, WrongPeer()))
+    add_peer(monkeypatch, WrongPeer())
     done = run("--peers", "wrong", "--mode", "infer")
     assert done.exit_code == 0
     assert "`pip install wrong` adds it." in done.output

@@ -14,7 +14,8 @@ pytest.importorskip("typer", reason="the benchmark command needs typer: pip inst
 pytest.importorskip("rich", reason="the benchmark command needs rich: pip install 'fastvision[bench]'")
 from typer.testing import CliRunner
 
-from fastvision.bench import app, commands
+from fastvision.bench import app, commands, running
+from fastvision.bench.families import FAMILIES
 from fastvision.bench.machine import Bandwidth, Machine
 from fastvision.bench.measuring import prepare
 from fastvision.bench.model_cases import MODEL_CASES, ModelCase
@@ -165,8 +166,8 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = ("cpu", "cores", "threads", "cpu_capability", "stock_cpu_capability", "torch", "fastvision", "commit")
     machine = Machine(dict.fromkeys(facts, "?"), 1e9, {"L1": Bandwidth(1024, 1e9)})
     monkeypatch.setattr(commands, "QUICK", ONE_ROUND)
-    monkeypatch.setattr(commands, "MODEL_CASES", (TINY,))
-    monkeypatch.setattr(commands, "measure_machine", partial(replace, machine))
+    monkeypatch.setitem(FAMILIES, "models", replace(FAMILIES["models"], cases=(TINY,)))
+    monkeypatch.setattr(running, "measure_machine", partial(replace, machine))
 
 
 def run(*arguments: str):
@@ -180,7 +181,7 @@ def test_command_prints_a_table_and_writes_json(tmp_path: Path):
     assert done.exit_code == 0, done.output
     assert f"{TINY.name} training" in done.output
     data = json.loads(file.read_text())
-    assert data["family"] == "models"
+    assert data["command"] == "models"
     assert [(r["case"], r["mode"]) for r in data["results"]] == [(TINY.name, "infer"), (TINY.name, "train")]
     for result in data["results"]:
         assert list(result["peers"]) == ["fastvision", "stock", "channels_last"]

@@ -15,8 +15,9 @@ pytest.importorskip("rich", reason="the benchmark command needs rich: pip instal
 from typer.testing import CliRunner
 
 import fastvision.nn
-from fastvision.bench import app, commands
+from fastvision.bench import app, commands, running
 from fastvision.bench.checking import Accuracy
+from fastvision.bench.families import FAMILIES
 from fastvision.bench.limits import Read, limit
 from fastvision.bench.machine import Bandwidth, Machine
 from fastvision.bench.measuring import PeerResult, TaskResult, prepare
@@ -206,7 +207,7 @@ def test_report_has_per_cent_of_the_limit():
     peers = choose(RNN_PEERS, "stock")
     table = results_table([read, other], peers, MACHINE)
     assert [str(cell) for cell in list(table.columns)[-2].cells] == ["25 L1", "-"]
-    entries = report("rnn", [read, other], peers, MACHINE, quick=True)["results"]
+    entries = report("rnn", {"rnn": [read, other]}, peers, MACHINE, quick=True)["results"]
     assert entries[0]["limit"] == {"name": "L1", "seconds": pytest.approx(0.2)}
     assert entries[0]["peers"]["fastvision"]["limit_percent"] == pytest.approx(25)
     assert entries[1]["limit"] is entries[1]["peers"]["fastvision"]["limit_percent"] is None
@@ -219,8 +220,8 @@ def test_report_has_per_cent_of_the_limit():
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command on two cells, one round, without measuring the machine."""
     monkeypatch.setattr(commands, "QUICK", Budget(seconds=0.0, block_seconds=0.0, min_rounds=1, max_rounds=1))
-    monkeypatch.setattr(commands, "RNN_CASES", SMALL[:2])
-    monkeypatch.setattr(commands, "measure_machine", partial(replace, MACHINE))
+    monkeypatch.setitem(FAMILIES, "rnn", replace(FAMILIES["rnn"], cases=SMALL[:2]))
+    monkeypatch.setattr(running, "measure_machine", partial(replace, MACHINE))
 
 
 def run(*arguments: str):

@@ -15,7 +15,7 @@ pytest.importorskip("typer", reason="the benchmark command needs typer: pip inst
 pytest.importorskip("rich", reason="the benchmark command needs rich: pip install 'fastvision[bench]'")
 from typer.testing import CliRunner
 
-from fastvision.bench import app, commands
+from fastvision.bench import app, commands, running
 from fastvision.bench.checking import Accuracy
 from fastvision.bench.conv_cases import ConvCase
 from fastvision.bench.conv_sweep import SWEEP_CASES, kind
@@ -316,8 +316,7 @@ def fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands, "QUICK_SWEEP", SweepBudget(rounds(1), rounds(1)))
     monkeypatch.setattr(commands, "SWEEP_CASES", ((DEPTHWISE,), (GROUPED,)))
-    monkeypatch.setattr(commands, "CONV_CASES", ())
-    monkeypatch.setattr(commands, "measure_machine", partial(replace, MACHINE))
+    monkeypatch.setattr(running, "measure_machine", partial(replace, MACHINE))
 
 
 def run(*arguments: str):

@@ -15,7 +15,8 @@ pytest.importorskip("typer", reason="the benchmark command needs typer: pip inst
 pytest.importorskip("rich", reason="the benchmark command needs rich: pip install 'fastvision[bench]'")
 from typer.testing import CliRunner
 
-from fastvision.bench import app, commands
+from fastvision.bench import app, commands, running
+from fastvision.bench.families import FAMILIES
 from fastvision.bench.limits import Read
 from fastvision.bench.machine import Bandwidth, Machine
 from fastvision.bench.measuring import check, prepare
@@ -189,8 +190,8 @@ def test_training_moves_six_tensors_and_two_of_them_again():
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command on one case, one round, without measuring the machine."""
     monkeypatch.setattr(commands, "QUICK", Budget(seconds=0.0, block_seconds=0.0, min_rounds=1, max_rounds=1))
-    monkeypatch.setattr(commands, "VAE_CASES", (SMALL,))
-    monkeypatch.setattr(commands, "measure_machine", partial(replace, MACHINE))
+    monkeypatch.setitem(FAMILIES, "vae", replace(FAMILIES["vae"], cases=(SMALL,)))
+    monkeypatch.setattr(running, "measure_machine", partial(replace, MACHINE))
 
 
 @pytest.mark.usefixtures("fast")
@@ -201,7 +202,7 @@ def test_command_reports_every_figure(tmp_path: Path):
     assert done.exit_code == 0, done.output
     assert "128x100 training" in done.output
     data = json.loads(file.read_text())
-    assert data["family"] == "vae"
+    assert data["command"] == "vae"
     assert set(data["peers"]) == {"fastvision", "stock"}
     infer, train = data["results"]
     assert (infer["mode"], train["mode"]) == BOTH

@@ -1,10 +1,8 @@
-"""`fastvision bench FAMILY`."""
+"""`fastvision bench COMMAND`."""
 
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -12,29 +10,20 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import RenderableType
 
-from fastvision import backends
-from fastvision.bench.conv_cases import CONV_CASES, ConvCase, Mode
+from fastvision.bench.conv_cases import Mode
 from fastvision.bench.conv_sweep import SWEEP_CASES, kind
-from fastvision.bench.conv_task import ConvTask
-from fastvision.bench.machine import Machine, measure_machine
-from fastvision.bench.measuring import TaskMakers, TaskResult, measure
-from fastvision.bench.model_cases import MODEL_CASES, ModelCase
-from fastvision.bench.model_task import ModelTask
-from fastvision.bench.module_peers import MODULE_PEERS, RNN_PEERS, VAE_PEERS
-from fastvision.bench.peers import Peer, Task, choose, missing_packages
-from fastvision.bench.processes import apart
-from fastvision.bench.report import failures, machine_summary, report, results_table
-from fastvision.bench.rnn_cases import RNN_CASES, RnnCase
-from fastvision.bench.rnn_task import RnnTask
+from fastvision.bench.families import FAMILIES, Case, Family
+from fastvision.bench.machine import Machine
+from fastvision.bench.measuring import TaskMakers
+from fastvision.bench.peers import Peer, missing_packages
+from fastvision.bench.ratios import headline_table
+from fastvision.bench.report import results_table
+from fastvision.bench.running import Part, Results, Run, available, execute, one_by_one, settings
 from fastvision.bench.sweep import FULL_SWEEP, QUICK_SWEEP, summary_table, sweep, worst_first
 from fastvision.bench.timing import FULL, QUICK
-from fastvision.bench.vae_cases import VAE_CASES, VaeCase
-from fastvision.bench.vae_task import VaeTask
 
-PLAIN_WIDTH = 180  # columns where the output is not a terminal
 WORST_ROWS = 20  # of a sweep that are printed
 
 app = typer.Typer(
@@ -61,45 +50,68 @@ class Modes(StrEnum):
     train = "train"
     both = "both"
 
+    @property
+    def each(self) -> tuple[Mode, ...]:
+        """The modes that it stands for."""
+        return ("infer", "train") if self == Modes.both else (self.value,)
 
-# Options that families share.
+
+def _peers_help(peers: Iterable[Peer]) -> str:
+    return f"Names with commas between them, or all: {', '.join(peer.name for peer in peers)}."
+
+
+def _default_peers(peers: Iterable[Peer]) -> str:
+    return ",".join(peer.name for peer in peers if peer.default)
+
+
+def _peers_option(peers: Sequence[Peer], also: str = "") -> typer.models.OptionInfo:
+    return typer.Option(help=_peers_help(peers), show_default=_default_peers(peers) + also)
+
+
+# Options that commands share.
 _Threads = Annotated[int, typer.Option(min=1, help="Threads of every peer.")]
 _Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds: rougher figures in a fraction of the time.")]
 _DType = Annotated[DType, typer.Option(help="Of images, weights and results.")]
 _MODE_HELP = "Inference, training (forward + backward), or both."
-
-
-def _peers_help(peers: Sequence[Peer]) -> str:
-    return f"Names with commas between them, or all: {', '.join(peer.name for peer in peers)}."
-
-
-def _default_peers(peers: Sequence[Peer]) -> str:
-    return ",".join(peer.name for peer in peers if peer.default)
-
-
+_Mode = Annotated[Modes, typer.Option(help=_MODE_HELP)]
 _Case = Annotated[str, typer.Option(help="Only cases whose name contains this, such as 'b1' or 'VGG'.")]
 _Capability = Annotated[
     str | None,
     typer.Option(help="fastvision's instruction set: avx512, avx2 or default.", show_default="the one in use"),
 ]
 _Json = Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")]
+_ALL_PEERS = tuple({peer.name: peer for family in FAMILIES.values() for peer in family.peers}.values())
 
 
 @dataclass(frozen=True)
-class _Run:
-    """A run of one family, as its options say."""
+class _Options:
+    """What the options of a command say."""
 
-    family: str
     threads: int
     quick: bool
-    dtype: torch.dtype
-    peers: list[Peer]
+    dtype: DType
+    mode: Modes
+    peers: str | None
+    case: str
+    capability: str | None
     json_file: Path | None
 
 
-_Progress = Callable[[str], None]
-_MeasureAll = Callable[[_Progress], Iterator[TaskResult]]
-_Show = Callable[[list[TaskResult], Machine], RenderableType]
+@app.command("all")
+def all_families(
+    threads: _Threads = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="A few cases of each family, fewer rounds.")] = False,
+    dtype: _DType = DType.float32,
+    mode: _Mode = Modes.both,
+    peers: Annotated[str | None, _peers_option(_ALL_PEERS)] = None,
+    case: _Case = "",
+    capability: _Capability = None,
+    json_file: _Json = None,
+) -> None:
+    """Every family, one after the other, and a table that sums them up."""
+    options = _Options(threads, quick, dtype, mode, peers, case, capability, json_file)
+    cases = {name: [c for c in family.cases if c.quick or not quick] for name, family in FAMILIES.items()}
+    _compare("all", cases, available(_ALL_PEERS, peers), options)
 
 
 @app.command()
@@ -108,13 +120,7 @@ def conv(
     quick: _Quick = False,
     dtype: _DType = DType.float32,
     mode: Annotated[Modes | None, typer.Option(help=_MODE_HELP, show_default="both; infer with --sweep")] = None,
-    peers: Annotated[
-        str | None,
-        typer.Option(
-            help=_peers_help(MODULE_PEERS),
-            show_default=f"{_default_peers(MODULE_PEERS)}; fastvision,stock with --sweep",
-        ),
-    ] = None,
+    peers: Annotated[str | None, _peers_option(FAMILIES["conv"].peers, "; fastvision,stock with --sweep")] = None,
     case: _Case = "",
     capability: _Capability = None,
     json_file: _Json = None,
@@ -126,91 +132,92 @@ def conv(
     ] = None,
 ) -> None:
     """Convolution + bias + ReLU + pooling: fastvision.nn against the stock layers."""
-    if png and not whole_sweep:
-        raise typer.BadParameter("is the picture of a sweep: it needs --sweep", param_hint="--png")
+    options = _Options(threads, quick, dtype, mode or Modes.both, peers, case, capability, json_file)
     if whole_sweep:
-        mode, peers, png = mode or Modes.infer, peers or "", png or Path("sweep.png")
-        _check_directory(png, "--png")
-    run = _run_of("conv", threads, quick, dtype, peers, json_file, MODULE_PEERS)
-    groups = _task_groups(run, SWEEP_CASES if whole_sweep else [CONV_CASES], ConvTask.random, mode or Modes.both, case)
-    with _settings(threads, capability):
-        if whole_sweep:
-            _sweep(run, groups, {c.name: kind(c) for cases in SWEEP_CASES for c in cases}, png)
-        else:
-            _compare(run, groups)
+        _sweep(replace(options, mode=mode or Modes.infer, peers=peers or ""), png or Path("sweep.png"))
+        return
+    if png:
+        raise typer.BadParameter("is the picture of a sweep: it needs --sweep", param_hint="--png")
+    _compare_family("conv", options)
 
 
-@app.command()
-def models(
-    threads: _Threads = 1,
-    quick: _Quick = False,
-    dtype: _DType = DType.float32,
-    mode: Annotated[Modes, typer.Option(help=_MODE_HELP)] = Modes.both,
-    peers: Annotated[
-        str | None, typer.Option(help=_peers_help(MODULE_PEERS), show_default=_default_peers(MODULE_PEERS))
-    ] = None,
-    case: _Case = "",
-    capability: _Capability = None,
-    json_file: _Json = None,
-) -> None:
-    """Whole networks: fastvision.convert against the stock layers."""
-    run = _run_of("models", threads, quick, dtype, peers, json_file, MODULE_PEERS)
-    groups = _task_groups(run, [MODEL_CASES], ModelTask.random, mode, case)
-    with _settings(threads, capability):
-        _compare(run, groups)
+def _add_command(name: str, title: str) -> None:
+    """`fastvision bench NAME` of a family that has no options of its own."""
+
+    def command(
+        threads: _Threads = 1,
+        quick: _Quick = False,
+        dtype: _DType = DType.float32,
+        mode: _Mode = Modes.both,
+        peers: Annotated[str | None, _peers_option(FAMILIES[name].peers)] = None,
+        case: _Case = "",
+        capability: _Capability = None,
+        json_file: _Json = None,
+    ) -> None:
+        _compare_family(name, _Options(threads, quick, dtype, mode, peers, case, capability, json_file))
+
+    app.command(name, help=title)(command)
 
 
-@app.command()
-def rnn(
-    threads: _Threads = 1,
-    quick: _Quick = False,
-    dtype: _DType = DType.float32,
-    mode: Annotated[Modes, typer.Option(help=_MODE_HELP)] = Modes.both,
-    peers: Annotated[
-        str | None, typer.Option(help=_peers_help(RNN_PEERS), show_default=_default_peers(RNN_PEERS))
-    ] = None,
-    case: _Case = "",
-    capability: _Capability = None,
-    json_file: _Json = None,
-) -> None:
-    """LSTM and GRU, cells and sequences: fastvision.nn against torch.nn."""
-    run = _run_of("rnn", threads, quick, dtype, peers, json_file, RNN_PEERS)
-    groups = _task_groups(run, [RNN_CASES], RnnTask.random, mode, case)
-    with _settings(threads, capability):
-        _compare(run, groups)
+_add_command("rnn", "LSTM and GRU, cells and sequences: fastvision.nn against torch.nn.")
+_add_command("vae", "A variational autoencoder's sample and KL: fastvision.ops against the stock formulas.")
+_add_command("models", "Whole networks: fastvision.convert against the stock layers.")
 
 
-@app.command()
-def vae(
-    threads: _Threads = 1,
-    quick: _Quick = False,
-    dtype: _DType = DType.float32,
-    mode: Annotated[Modes, typer.Option(help=_MODE_HELP)] = Modes.both,
-    peers: Annotated[
-        str | None, typer.Option(help=_peers_help(VAE_PEERS), show_default=_default_peers(VAE_PEERS))
-    ] = None,
-    case: _Case = "",
-    capability: _Capability = None,
-    json_file: _Json = None,
-) -> None:
-    """A variational autoencoder's sample and KL: fastvision.ops against the stock formulas."""
-    run = _run_of("vae", threads, quick, dtype, peers, json_file, VAE_PEERS)
-    groups = _task_groups(run, [VAE_CASES], VaeTask.random, mode, case)
-    with _settings(threads, capability):
-        _compare(run, groups)
+def _compare_family(name: str, options: _Options) -> None:
+    family = FAMILIES[name]
+    _compare(name, {name: family.cases}, available(family.peers, options.peers), options)
 
 
-def _run_of(
-    family: str,
-    threads: int,
-    quick: bool,
-    dtype: DType,
-    peers: str | None,
-    json_file: Path | None,
-    known_peers: Sequence[Peer],
-) -> _Run:
-    _check_directory(json_file, "--json")
-    return _Run(family, threads, quick, getattr(torch, dtype), _available(known_peers, peers), json_file)
+def _compare(command: str, cases: Mapping[str, Sequence[Case]], peers: Iterable[Peer], options: _Options) -> None:
+    """Measures the cases of each family one by one and prints them all; of several families a summary, too."""
+    _check_directory(options.json_file, "--json")
+    chosen, budget, parts = {peer.name for peer in peers}, QUICK if options.quick else FULL, []
+    for name, of_family in cases.items():
+        if tasks := _tasks(FAMILIES[name], of_family, options):
+            family_peers = [peer for peer in FAMILIES[name].peers if peer.name in chosen]
+            parts.append(Part(name, family_peers, len(tasks), partial(one_by_one, [tasks], family_peers, budget)))
+    _check_any(parts, options)
+
+    def show(results: Results, machine: Machine, figures: Mapping) -> Iterator[RenderableType]:
+        for part in parts:
+            yield results_table(results[part.family], part.peers, machine)
+        if len(cases) > 1:
+            yield headline_table(figures)
+
+    with settings(options.threads, options.capability):
+        execute(Run(command, options.quick, parts, options.json_file), show)
+
+
+def _sweep(options: _Options, png: Path) -> None:
+    """Measures the layers network by network, prints the worst and a summary, and draws all."""
+    _check_directory(options.json_file, "--json")
+    _check_directory(png, "--png")
+    family = FAMILIES["conv"]
+    groups = [tasks for cases in SWEEP_CASES if (tasks := _tasks(family, cases, options))]
+    _check_any(groups, options)
+    peers = available(family.peers, options.peers)
+    budget = QUICK_SWEEP if options.quick else FULL_SWEEP
+    no_picture = missing_packages("The picture", "matplotlib")
+    if no_picture:
+        print(no_picture, file=sys.stderr)
+    kinds = {case.name: kind(case) for cases in SWEEP_CASES for case in cases}
+
+    def show(results: Results, machine: Machine, figures: Mapping) -> Iterator[RenderableType]:
+        ranked = worst_first(results["conv"])
+        yield results_table(ranked[:WORST_ROWS], peers, machine)
+        if not ranked:
+            return
+        yield summary_table(ranked, kinds)
+        if not no_picture:
+            from fastvision.bench.sweep_picture import draw_sweep
+
+            draw_sweep(png, ranked, kinds, machine)
+            yield f"Picture: {png}"
+
+    part = Part("conv", peers, sum(map(len, groups)), partial(sweep, groups, peers, budget))
+    with settings(options.threads, options.capability):
+        execute(Run("conv", options.quick, [part], options.json_file), show)
 
 
 def _check_directory(file: Path | None, option: str) -> None:
@@ -219,115 +226,13 @@ def _check_directory(file: Path | None, option: str) -> None:
         raise typer.BadParameter(f"no directory {file.parent}", param_hint=option)
 
 
-def _task_groups(
-    run: _Run,
-    groups: Iterable[Sequence[ConvCase | ModelCase | RnnCase | VaeCase]],
-    make: Callable[..., Task],
-    mode: Modes,
-    name_part: str,
-) -> list[TaskMakers]:
-    """The tasks of the cases that options choose, in the cases' groups."""
-    modes: tuple[Mode, ...] = ("infer", "train") if mode == Modes.both else (mode.value,)
-    chosen = [
-        {
-            f"{c.name}, {m}": partial(make, c, m, dtype=run.dtype, threads=run.threads)
-            for m in modes
-            for c in cases
-            if m in c.modes and name_part in c.name
-        }
-        for cases in groups
-    ]
-    if not any(chosen):
-        raise typer.BadParameter(f"no case of mode '{mode}' has '{name_part}' in its name", param_hint="--case")
-    return [group for group in chosen if group]
+def _check_any(chosen: Sequence[object], options: _Options) -> None:
+    if not chosen:
+        message = f"no case of mode '{options.mode}' has '{options.case}' in its name"
+        raise typer.BadParameter(message, param_hint="--case")
 
 
-def _compare(run: _Run, groups: Sequence[TaskMakers]) -> None:
-    """Measures the tasks one by one and prints them all."""
-    alone = [{name: make} for group in groups for name, make in group.items()]
-    budget = QUICK if run.quick else FULL
-
-    def measure_all(progress: _Progress) -> Iterator[TaskResult]:
-        for tasks in alone:
-            yield from measure(tasks, run.peers, budget, progress)
-
-    _measure_and_report(
-        run, len(alone), measure_all, lambda results, machine: results_table(results, run.peers, machine)
-    )
-
-
-def _sweep(run: _Run, groups: Sequence[TaskMakers], kinds: Mapping[str, str], png: Path) -> None:
-    """Measures the tasks group by group, prints the worst and a summary, and draws all."""
-    budget = QUICK_SWEEP if run.quick else FULL_SWEEP
-    no_picture = missing_packages("The picture", "matplotlib")
-    if no_picture:
-        print(no_picture, file=sys.stderr)
-
-    def show(results: list[TaskResult], machine: Machine) -> RenderableType:
-        ranked = worst_first(results)
-        parts = [results_table(ranked[:WORST_ROWS], run.peers, machine)]
-        if ranked:
-            parts.append(summary_table(ranked, kinds))
-        if ranked and not no_picture:
-            from fastvision.bench.sweep_picture import draw_sweep
-
-            draw_sweep(png, ranked, kinds, machine)
-            parts.append(f"Picture: {png}")
-        return Group(*parts)
-
-    _measure_and_report(run, sum(map(len, groups)), partial(sweep, groups, run.peers, budget), show)
-
-
-def _measure_and_report(run: _Run, total: int, measure_all: _MeasureAll, show: _Show) -> None:
-    """Measures so many tasks and reports; exits with 1 if any result was wrong."""
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
-    machine = apart(measure_machine)
-    console.print(machine_summary(machine))
-    results = list(_with_bar(total, measure_all))
-    if run.json_file:
-        figures = report(run.family, results, run.peers, machine, quick=run.quick)
-        run.json_file.write_text(json.dumps(figures, indent=1) + "\n")
-    console.print(show(results, machine))
-    wrong = failures(results)
-    for sentence in wrong:
-        print(sentence, file=sys.stderr)
-    if wrong:
-        raise typer.Exit(1)
-
-
-def _with_bar(total: int, measure_all: _MeasureAll) -> Iterator[TaskResult]:
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    # A bar that refreshes itself would run beside what is timed.
-    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
-        bar = progress.add_task("", total=total)
-        for result in measure_all(lambda step: progress.update(bar, description=step, refresh=True)):
-            progress.advance(bar)
-            yield result
-
-
-def _available(peers: Sequence[Peer], wish: str | None) -> list[Peer]:
-    try:
-        chosen = choose(peers, wish)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--peers") from error
-    missing = {peer.name: sentence for peer in chosen if (sentence := peer.missing())}
-    for sentence in missing.values():
-        print(sentence, file=sys.stderr)
-    return [peer for peer in chosen if peer.name not in missing]
-
-
-@contextmanager
-def _settings(threads: int, capability: str | None) -> Iterator[None]:
-    """Within the context torch has that many threads and fastvision runs on that instruction set."""
-    threads_before, capability_before = torch.get_num_threads(), backends.cpu.capability
-    if capability is not None:
-        try:
-            backends.cpu.capability = capability
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--capability") from error
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads_before)
-        backends.cpu.capability = capability_before
+def _tasks(family: Family, cases: Iterable[Case], options: _Options) -> TaskMakers:
+    """The tasks of the cases that options choose."""
+    named = [case for case in cases if options.case in case.name]
+    return family.tasks(named, options.mode.each, dtype=getattr(torch, options.dtype), threads=options.threads)

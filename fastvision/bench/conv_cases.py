@@ -31,6 +31,7 @@ class ConvCase:
     channels_last: bool = False  # images and weights of every peer, else contiguous
     origin: str = ""  # the network it comes from
     modes: tuple[Mode, ...] = ("infer",)
+    quick: bool = False  # one of the few of `bench all --quick`
 
     @property
     def name(self) -> str:
@@ -134,21 +135,21 @@ class ConvCase:
 _BOTH: tuple[Mode, ...] = ("infer", "train")
 
 CONV_CASES = (
-    ConvCase(1, 1, 32, 28),
-    ConvCase(1, 3, 32, 224),
-    ConvCase(1, 32, 64, 111),
+    ConvCase(1, 1, 32, 28, quick=True),
+    ConvCase(1, 3, 32, 224, quick=True),
+    ConvCase(1, 32, 64, 111, quick=True),
     ConvCase(1, 64, 128, 54),
     ConvCase(1, 128, 256, 28),
     ConvCase(32, 3, 32, 224, modes=_BOTH),
     ConvCase(32, 32, 64, 111, modes=_BOTH),
-    ConvCase(32, 64, 128, 54, modes=_BOTH),
+    ConvCase(32, 64, 128, 54, modes=_BOTH, quick=True),
     ConvCase(1, 32, 64, 111, pool="avg"),
     ConvCase(1, 3, 64, 224, padding=1, pool="none", origin="VGG"),
     ConvCase(1, 64, 64, 224, padding=1, origin="VGG"),
-    ConvCase(1, 128, 256, 56, padding=1, pool="none", origin="VGG"),
+    ConvCase(1, 128, 256, 56, padding=1, pool="none", origin="VGG", quick=True),
     ConvCase(1, 256, 256, 56, padding=1, origin="VGG"),
-    ConvCase(1, 3, 64, 224, 7, 2, 3, "max", 3, 2, 1, origin="ResNet stem"),
+    ConvCase(1, 3, 64, 224, 7, 2, 3, "max", 3, 2, 1, origin="ResNet stem", quick=True),
     ConvCase(8, 3, 64, 224, 7, 2, 3, "max", 3, 2, 1, origin="ResNet stem"),
-    ConvCase(1, 256, 64, 56, 1, pool="none", origin="ResNet"),
+    ConvCase(1, 256, 64, 56, 1, pool="none", origin="ResNet", quick=True),
     ConvCase(1, 64, 192, 27, 5, padding=2, pool_kernel_size=3, origin="AlexNet"),
 )

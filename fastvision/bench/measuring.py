@@ -12,7 +12,7 @@ from fastvision.bench.checking import Accuracy, compare, error_to_stock, judge
 from fastvision.bench.limits import Read
 from fastvision.bench.peers import BASELINE, OURS, Peer, Task
 from fastvision.bench.processes import Worker, apart
-from fastvision.bench.timing import BlockTimer, Budget, block_timer, time_in_turns
+from fastvision.bench.timing import BlockTimer, Budget, block_timer, median_interval, time_in_turns
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,15 @@ class TaskResult:
         """How many times as long as fastvision the peer takes."""
         ours, theirs = self.median(OURS), self.median(peer)
         return theirs / ours if ours and theirs else None
+
+    def speedup_interval(self, peer: str) -> tuple[float, float] | None:
+        """Where the quotient lies, from its values in each round: neighbours are disturbed alike."""
+        speedup = self.speedup(peer)
+        if speedup is None:
+            return None
+        ours, theirs = self.peers[OURS].timing.times, self.peers[peer].timing.times
+        low, high = median_interval([their / our for their, our in zip(theirs, ours, strict=True)])
+        return min(low, speedup), max(high, speedup)
 
     def flops_per_second(self, peer: str) -> float | None:
         """The task's operations per second of the peer's median."""

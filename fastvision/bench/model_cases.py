@@ -19,6 +19,7 @@ class ModelCase:
         title: of the network.
         build: makes its layers, from images to one score (logit) per class.
         classes: how many scores.
+        quick: whether it is one of the few of `bench all --quick`.
     """
 
     title: str
@@ -28,6 +29,7 @@ class ModelCase:
     size: int
     classes: int = 10
     modes: tuple[Mode, ...] = ("infer",)
+    quick: bool = False
 
     @property
     def name(self) -> str:
@@ -84,8 +86,8 @@ def _recognition_28() -> nn.Sequential:
 
 
 MODEL_CASES = (
-    ModelCase("recognition CNN", _recognition_28, 1, 1, 28),
-    ModelCase("recognition CNN", _recognition_224, 1, 3, 224),
+    ModelCase("recognition CNN", _recognition_28, 1, 1, 28, quick=True),
+    ModelCase("recognition CNN", _recognition_224, 1, 3, 224, quick=True),
     ModelCase("recognition CNN", _recognition_224, 32, 3, 224, modes=("infer", "train")),
     ModelCase("VGG-11", vgg11, 1, 3, 224, classes=1000),
 )

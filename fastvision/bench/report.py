@@ -1,6 +1,6 @@
 """The report of a run: a table for the terminal, and JSON with every figure (docs/benchmarking.md has its schema)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from rich.console import Group
@@ -12,7 +12,7 @@ from fastvision.bench.machine import Machine
 from fastvision.bench.measuring import PeerResult, TaskResult
 from fastvision.bench.peers import OURS, Peer
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def machine_summary(machine: Machine) -> Group:
@@ -56,16 +56,20 @@ def failures(results: Sequence[TaskResult]) -> list[str]:
 
 
 def report(
-    family: str, results: Sequence[TaskResult], peers: Sequence[Peer], machine: Machine, *, quick: bool
+    command: str, results: Mapping[str, Sequence[TaskResult]], peers: Iterable[Peer], machine: Machine, *, quick: bool
 ) -> dict[str, object]:
-    """Every figure, ready for json.dump."""
+    """Every figure of the results, which are given by family, ready for json.dump."""
     return {
         "schema": SCHEMA,
-        "family": family,
+        "command": command,
         "quick": quick,
         "machine": asdict(machine),
         "peers": {peer.name: {"title": peer.title, "version": peer.version()} for peer in peers},
-        "results": [_task_entry(result, machine) for result in results],
+        "results": [
+            {"family": family} | _task_entry(result, machine)
+            for family, of_family in results.items()
+            for result in of_family
+        ],
     }
 
 
@@ -153,5 +157,6 @@ def _peer_entry(result: TaskResult, name: str, machine: Machine) -> dict[str, ob
             "fma_peak_percent": _peak_percent(result, name, machine),
             "limit_percent": _limit_percent(result, name, machine),
             "fastvision_speedup": result.speedup(name),
+            "speedup_interval": result.speedup_interval(name),
         }
     return entry

@@ -22,6 +22,7 @@ class RnnCase:
         batch: how many sequences.
         steps: their length; 1 for cells.
         shortest: packed sequences of lengths from this one to steps, evenly spread; None: equally long, not packed.
+        quick: whether it is one of the few of `bench all --quick`.
     """
 
     module: Module
@@ -31,6 +32,7 @@ class RnnCase:
     hidden_size: int
     shortest: int | None = None
     modes: tuple[Mode, ...] = ("infer",)
+    quick: bool = False
 
     @property
     def name(self) -> str:
@@ -95,21 +97,21 @@ class RnnCase:
 _BOTH: tuple[Mode, ...] = ("infer", "train")
 
 RNN_CASES = (
-    RnnCase("LSTMCell", 1, 1, 128, 128),
+    RnnCase("LSTMCell", 1, 1, 128, 128, quick=True),
     RnnCase("GRUCell", 1, 1, 128, 128),
     RnnCase("LSTMCell", 1, 1, 512, 512),
     RnnCase("GRUCell", 1, 1, 512, 512),
     RnnCase("LSTMCell", 32, 1, 256, 512, modes=_BOTH),
-    RnnCase("GRUCell", 32, 1, 256, 512, modes=_BOTH),
+    RnnCase("GRUCell", 32, 1, 256, 512, modes=_BOTH, quick=True),
     RnnCase("LSTMCell", 256, 1, 512, 512),
     RnnCase("GRUCell", 256, 1, 512, 512),
-    RnnCase("GRU", 1, 28, 28, 128),
+    RnnCase("GRU", 1, 28, 28, 128, quick=True),
     RnnCase("GRU", 1, 100, 128, 256),
-    RnnCase("GRU", 32, 100, 128, 256, modes=_BOTH),
+    RnnCase("GRU", 32, 100, 128, 256, modes=_BOTH, quick=True),
     RnnCase("GRU", 64, 50, 512, 512, modes=_BOTH),
     RnnCase("LSTM", 1, 28, 28, 128),
-    RnnCase("LSTM", 1, 100, 128, 256),
-    RnnCase("LSTM", 32, 100, 128, 256, modes=_BOTH),
+    RnnCase("LSTM", 1, 100, 128, 256, quick=True),
+    RnnCase("LSTM", 32, 100, 128, 256, modes=_BOTH, quick=True),
     RnnCase("LSTM", 64, 50, 512, 512),
-    RnnCase("LSTM", 16, 60, 40, 96, shortest=20),
+    RnnCase("LSTM", 16, 60, 40, 96, shortest=20, quick=True),
 )

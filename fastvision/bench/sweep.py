@@ -8,9 +8,9 @@ from rich.table import Table
 
 from fastvision.bench.measuring import TaskMakers, TaskResult, measure
 from fastvision.bench.peers import BASELINE, Peer
+from fastvision.bench.ratios import SLOWER
 from fastvision.bench.timing import FULL, QUICK, Budget
 
-SLOWER = 0.98  # below this ratio to the baseline fastvision counts as slower, above it the two as equal at least
 LARGE_SPREAD = 0.1  # interquartile range / median
 
 

@@ -11,7 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from fastvision.bench.machine import Machine
 from fastvision.bench.measuring import TaskResult
 from fastvision.bench.peers import BASELINE
-from fastvision.bench.sweep import LARGE_SPREAD, SLOWER, by_kind, is_unsteady, mean_ratio, worst_first
+from fastvision.bench.ratios import SLOWER
+from fastvision.bench.sweep import LARGE_SPREAD, by_kind, is_unsteady, mean_ratio, worst_first
 
 # Okabe's and Ito's, which the colour-blind tell apart, and grey; black and red are left for the lines.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#8C6D31", "#8C8C8C", "#6A3D9A")

@@ -1,7 +1,8 @@
 """Timing calls that take turns, so that whatever else the machine does disturbs all of them alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 from time import perf_counter
 
 from torch.utils.benchmark import Measurement, Timer
@@ -57,6 +58,18 @@ def time_in_turns(
         for name in reversed(timers) if number % 2 else timers:
             blocks[name].append(timers[name](sizes[name]))
     return {name: Measurement.merge(measured)[0] for name, measured in blocks.items()}
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median of what the values are drawn from lies, with 95 % confidence (order statistics).
+
+    Of fewer than six values it is their range, with less confidence.
+    """
+    ranked, count = sorted(values), len(values)
+    cut, tail = 0, 0.5**count  # so many values left out at each end; the chance that the median is beyond them
+    while (more := tail + comb(count, cut + 1) * 0.5**count) <= 0.025:
+        cut, tail = cut + 1, more
+    return ranked[cut], ranked[-1 - cut]
 
 
 def _block_size(timer: BlockTimer, seconds: float) -> int:

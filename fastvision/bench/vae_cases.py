@@ -8,11 +8,15 @@ from fastvision.bench.limits import Read
 
 @dataclass(frozen=True)
 class VaeCase:
-    """A sample and its KL divergence from mu and logvar, both (batch, latents)."""
+    """A sample and its KL divergence from mu and logvar, both (batch, latents).
+
+    `quick`: whether it is one of the few of `bench all --quick`.
+    """
 
     batch: int
     latents: int
     modes: tuple[Mode, ...] = ("infer", "train")
+    quick: bool = False
 
     @property
     def name(self) -> str:
@@ -32,8 +36,8 @@ class VaeCase:
 
 
 VAE_CASES = (
-    VaeCase(256, 100),
+    VaeCase(256, 100, quick=True),
     VaeCase(256, 2048),
-    VaeCase(4096, 512),
+    VaeCase(4096, 512, quick=True),
     VaeCase(32, 262144),
 )
