@@ -15,7 +15,7 @@ pytest.importorskip("rich", reason="the benchmark suite needs rich: pip install 
 
 import fastvision
 from fastvision._native import _C
-from fastvision.bench.machine import buffer_sizes, cache_sizes, measure_machine, source_commit
+from fastvision.bench.machine import buffer_sizes, cache_sizes, governor, measure_machine, source_commit
 from fastvision.bench.processes import Worker, apart
 from fastvision.bench.timing import BlockTimer, Budget, block_timer, time_in_turns
 
@@ -127,6 +127,7 @@ def test_machine_is_measured():
     assert list(machine.read_bandwidth)[-1] == "memory"
     assert all(read.bytes_per_second > 0 for read in machine.read_bandwidth.values())
     assert machine.facts["cpu_capability"] == fastvision.backends.cpu.capability
+    assert list(machine.facts["caches"]) == list(machine.read_bandwidth)[:-1]
 
 
 @pytest.mark.parametrize("capability", ["avx512", "avx2", "default"])
@@ -153,6 +154,12 @@ def test_cache_sizes_are_read_from_sys(tmp_path: Path):
             (index / name).write_text(f"{value}\n")
     assert cache_sizes(tmp_path) == {"L1": 48 << 10, "L2": 1 << 20}
     assert cache_sizes(tmp_path / "elsewhere") == {}
+
+
+def test_governor_is_read_from_sys(tmp_path: Path):
+    assert governor(tmp_path) is None
+    (tmp_path / "scaling_governor").write_text("performance\n")
+    assert governor(tmp_path) == "performance"
 
 
 def test_buffers_lie_in_one_cache():

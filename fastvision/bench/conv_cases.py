@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import fastvision.nn
+from fastvision.bench.limits import Read
 
 Mode = Literal["infer", "train"]
 
@@ -96,6 +97,25 @@ class ConvCase:
         passes = 1 if mode == "infer" else 2 if self.input_is_image else 3
         outputs_per_channel = self.batch * self._covered_size() ** 2
         return passes * 2 * outputs_per_channel * math.prod(self.weight_shape)
+
+    def reads(self, mode: Mode, element_size: int) -> tuple[Read, ...]:
+        """The tensors that one call has to read or write, biases not counted.
+
+        Inference: image, weight and output, no convolution's output in between. Training has the gradients of output
+        and weight besides, that of the input where it is needed, and reads the input, and the weight for that gradient,
+        a second time.
+        """
+        image = self.batch * self.in_channels * self.size**2 * element_size
+        weight = math.prod(self.weight_shape) * element_size
+        output = self.batch * self.out_channels * self.out_size**2 * element_size
+        once = image + weight + output
+        if mode == "infer":
+            return (Read(once, 1, once),)
+        if self.input_is_image:
+            once += output + weight
+            return (Read(once, 1, once), Read(image, 1, once))
+        once *= 2
+        return (Read(once, 1, once), Read(image + weight, 1, once))
 
     def _covered_size(self) -> int:
         """How many rows (as many columns) of the convolution's output some pooling window covers."""

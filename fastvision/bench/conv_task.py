@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastvision.bench.case_task import CaseTask
 from fastvision.bench.checking import as_tensors
 from fastvision.bench.conv_cases import ConvCase, Mode
+from fastvision.bench.limits import Read
 from fastvision.ops import conv2d_pool2d_reference
 
 
@@ -47,6 +48,11 @@ class ConvTask(CaseTask):
             bias=torch.randn(case.out_channels, generator=generator).to(dtype),
             grad_output=torch.randn(output_shape, generator=generator).to(dtype),
         )
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The tensors that one call has to read or write."""
+        return self.case.reads(self.mode, self.dtype.itemsize)
 
     @property
     def results(self) -> tuple[str, ...]:

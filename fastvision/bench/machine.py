@@ -10,7 +10,7 @@ import torch
 from fastvision._native import _C
 from fastvision.cli.info import environment
 
-_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_CPU = Path("/sys/devices/system/cpu/cpu0")
 _MEMORY_BYTES = 256 << 20  # at least, and four times the largest cache up to _MOST_BYTES
 _MOST_BYTES = 1 << 30
 
@@ -31,7 +31,8 @@ class Machine:
     Attributes:
         facts: versions, processor, instruction sets, threads (fastvision.cli.info.environment), with
             stock_cpu_capability (the instruction set of stock PyTorch) and commit (of fastvision's sources; '-dirty'
-            with changes; None where they are not a git checkout).
+            with changes; None where they are not a git checkout), caches (bytes by level) and governor (of the first
+            core's clock frequency; None where Linux does not tell).
         fma_flops_per_core: fp32 multiply-adds from registers on one core, FLOP/s.
         read_bandwidth: by level of the memory hierarchy ('L1', 'L2', ..., 'memory').
     """
@@ -48,13 +49,15 @@ class Machine:
 
 def measure_machine() -> Machine:
     """Takes one or two seconds."""
+    caches = cache_sizes(_CPU / "cache")
     facts = environment() | {
         "stock_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "commit": source_commit(Path(__file__)),
+        "caches": caches,
+        "governor": governor(_CPU / "cpufreq"),
     }
     # A peak is what undisturbed windows show; short ones fit between disturbances.
     peak = max(_C.measure_fma_peak(0.002) for _ in range(100))
-    caches = cache_sizes(_CACHES)
     reads = {
         level: Bandwidth(size, _bandwidth(size), caches.get(level)) for level, size in buffer_sizes(caches).items()
     }
@@ -89,6 +92,12 @@ def cache_sizes(directory: Path) -> dict[str, int]:
         if kind != "Instruction":
             sizes[f"L{level}"] = int(size.removesuffix("K")) << 10
     return sizes
+
+
+def governor(directory: Path) -> str | None:
+    """What chooses the clock frequency, as Linux names it in /sys; None where it does not, as in virtual machines."""
+    file = directory / "scaling_governor"
+    return file.read_text().strip() if file.exists() else None
 
 
 def source_commit(file: Path) -> str | None:

@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import torch
 from torch.utils.benchmark import Measurement
 
 from fastvision.bench.checking import Accuracy, compare, error_to_stock, judge
 from fastvision.bench.limits import Read
+from fastvision.bench.memory import Memory, measure_memory
 from fastvision.bench.peers import BASELINE, OURS, Peer, Task
 from fastvision.bench.processes import Worker, apart
-from fastvision.bench.timing import BlockTimer, Budget, block_timer, median_interval, time_in_turns
+from fastvision.bench.timing import Budget, block_timer, median_interval, time_in_turns
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class PeerResult:
         accuracy: how far its results are from float64, and what is wrong with them.
         error_to_stock: the largest error in multiples of stock's; None where stock is exact.
         timing: seconds per call, one value for each round; None where the results are wrong.
+        memory: of a call; None exactly where timing is.
     """
 
     skipped: str | None = None
     accuracy: Accuracy | None = None
     error_to_stock: float | None = None
     timing: Measurement | None = None
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def measure(
     peers' processes take turns. `progress` is told what comes next, while no clock runs.
     """
     with ExitStack() as stack:
-        workers = {peer.name: stack.enter_context(Worker(partial(_make_timers, tasks, peer))) for peer in peers}
+        workers = {peer.name: stack.enter_context(Worker(partial(_make_probes, tasks, peer))) for peer in peers}
         for name, make_task in tasks.items():
             yield _measure_one(name, make_task, peers, workers, budget, progress)
 
@@ -103,35 +107,47 @@ def _measure_one(
     progress(f"{name}: checking")
     result = apart(partial(_check, make_task, peers))
     right = [peer for peer, found in result.peers.items() if found.accuracy and not found.accuracy.failure]
-    timers = {peer: partial(workers[peer], name) for peer in right}
+    timers = {peer: partial(workers[peer], name, "time") for peer in right}
     timings = time_in_turns(timers, budget, lambda step: progress(f"{name}: {step}"))
-    timed = {peer: replace(result.peers[peer], timing=timing) for peer, timing in timings.items()}
+    timed = {
+        peer: replace(result.peers[peer], timing=timing, memory=workers[peer](name, "memory"))
+        for peer, timing in timings.items()
+    }
     return replace(result, peers={**result.peers, **timed})
 
 
-def _make_timers(tasks: TaskMakers, peer: Peer) -> Callable[[str, int], Measurement]:
-    """Times blocks of a task by its name. Only the last task's tensors are kept."""
-    timed, timer = None, None
+class _Probe:
+    """A peer's call of one task, in the process where it is measured."""
 
-    def block(name: str, size: int) -> Measurement:
-        nonlocal timed, timer
-        if name != timed:
-            timer = None  # what it holds goes before the next task's tensors come
-            timed, timer = name, _make_timer(tasks[name], peer)
-        return timer(size)
+    def __init__(self, make_task: Callable[[], Task], peer: Peer) -> None:
+        task = make_task()
+        self._is_inference = task.mode == "infer"
+        self._call = peer.prepare(task)
+        self._timer = block_timer(self._call, task.threads, peer.name)
 
-    return block
+    def time(self, size: int) -> Measurement:
+        """A block of so many calls."""
+        with torch.inference_mode(self._is_inference):
+            return self._timer(size)
+
+    def memory(self) -> Memory:
+        """Of a call among many: to be asked for after blocks of them."""
+        with torch.inference_mode(self._is_inference):
+            return measure_memory(self._call)
 
 
-def _make_timer(make_task: Callable[[], Task], peer: Peer) -> BlockTimer:
-    task = make_task()
-    timer = block_timer(peer.prepare(task), task.threads, peer.name)
+def _make_probes(tasks: TaskMakers, peer: Peer) -> Callable[..., Measurement | Memory]:
+    """Measures one thing of a task by its name. Only the last task's tensors are kept."""
+    probed, probe = None, None
 
-    def block(size: int) -> Measurement:
-        with torch.inference_mode(task.mode == "infer"):
-            return timer(size)
+    def ask(name: str, what: Literal["time", "memory"], *arguments: int) -> Measurement | Memory:
+        nonlocal probed, probe
+        if name != probed:
+            probe = None  # what it holds goes before the next task's tensors come
+            probed, probe = name, _Probe(tasks[name], peer)
+        return getattr(probe, what)(*arguments)
 
-    return block
+    return ask
 
 
 def _check(make_task: Callable[[], Task], peers: Sequence[Peer]) -> TaskResult:

@@ -13,6 +13,7 @@ import fastvision
 from fastvision.bench.case_task import CaseTask
 from fastvision.bench.checking import as_tensors
 from fastvision.bench.conv_cases import Mode
+from fastvision.bench.limits import Read
 from fastvision.bench.model_cases import ModelCase
 
 
@@ -56,6 +57,16 @@ class ModelTask(CaseTask):
             input=torch.randn(case.input_shape, generator=generator).to(dtype),
             labels=torch.randint(case.classes, (case.batch,), generator=generator),
         )
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """Images and parameters; in training their gradients, and the parameters again. Activations are not counted."""
+        parameters = sum(parameter.numel() for parameter in self.network.parameters()) * self.dtype.itemsize
+        images = self.input.numel() * self.dtype.itemsize
+        if self.mode == "infer":
+            return (Read(images + parameters, 1, images + parameters),)
+        once = images + 2 * parameters
+        return (Read(once, 1, once), Read(parameters, 1, once))
 
     @property
     def results(self) -> tuple[str, ...]:

@@ -159,4 +159,6 @@ def _peer_entry(result: TaskResult, name: str, machine: Machine) -> dict[str, ob
             "fastvision_speedup": result.speedup(name),
             "speedup_interval": result.speedup_interval(name),
         }
+    if peer.memory:
+        entry |= asdict(peer.memory)
     return entry

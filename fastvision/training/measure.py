@@ -2,19 +2,18 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
+from fastvision import _resident
 from fastvision.data import ImageDataset
 from fastvision.training.build import ModelName, build_model
 from fastvision.training.loop import Trainer
@@ -107,9 +106,9 @@ def _measure(run: TrainingRun) -> int | None:
         before = torch.cuda.memory_allocated()
         trainer.run_epoch()
         return torch.cuda.max_memory_allocated() - before
-    before = _reset_peak_resident()
+    before = _resident.reset_peak()
     trainer.run_epoch()
-    return None if before is None else _status("VmHWM") - before
+    return None if before is None else _resident.peak() - before
 
 
 def _random_images(run: TrainingRun) -> ImageDataset:
@@ -117,17 +116,3 @@ def _random_images(run: TrainingRun) -> ImageDataset:
     images = torch.randint(256, (count, *run.image_shape), dtype=torch.uint8)
     labels = torch.randint(run.num_classes, (count,))
     return ImageDataset("random", images, labels, [str(label) for label in range(run.num_classes)])
-
-
-def _reset_peak_resident() -> int | None:
-    """Bytes resident now, which become the peak as well; None where Linux's /proc is missing or closed."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-    except OSError:
-        return None
-
-
-def _status(field: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024
