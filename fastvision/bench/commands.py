@@ -12,6 +12,7 @@ import torch
 import typer
 from rich.console import RenderableType
 
+from fastvision.bench.comparing import changes_table, compare_reports, families_table, load_report
 from fastvision.bench.conv_cases import Mode
 from fastvision.bench.conv_sweep import SWEEP_CASES, kind
 from fastvision.bench.families import FAMILIES, Case, Family
@@ -20,7 +21,7 @@ from fastvision.bench.measuring import TaskMakers
 from fastvision.bench.peers import Peer, missing_packages
 from fastvision.bench.ratios import headline_table
 from fastvision.bench.report import results_table
-from fastvision.bench.running import Part, Results, Run, available, execute, one_by_one, settings
+from fastvision.bench.running import Part, Results, Run, available, execute, one_by_one, report_console, settings
 from fastvision.bench.sweep import FULL_SWEEP, QUICK_SWEEP, summary_table, sweep, worst_first
 from fastvision.bench.timing import FULL, QUICK
 
@@ -111,7 +112,7 @@ def all_families(
     """Every family, one after the other, and a table that sums them up."""
     options = _Options(threads, quick, dtype, mode, peers, case, capability, json_file)
     cases = {name: [c for c in family.cases if c.quick or not quick] for name, family in FAMILIES.items()}
-    _compare("all", cases, available(_ALL_PEERS, peers), options)
+    _measure_families("all", cases, available(_ALL_PEERS, peers), options)
 
 
 @app.command()
@@ -138,7 +139,7 @@ def conv(
         return
     if png:
         raise typer.BadParameter("is the picture of a sweep: it needs --sweep", param_hint="--png")
-    _compare_family("conv", options)
+    _measure_family("conv", options)
 
 
 def _add_command(name: str, title: str) -> None:
@@ -154,7 +155,7 @@ def _add_command(name: str, title: str) -> None:
         capability: _Capability = None,
         json_file: _Json = None,
     ) -> None:
-        _compare_family(name, _Options(threads, quick, dtype, mode, peers, case, capability, json_file))
+        _measure_family(name, _Options(threads, quick, dtype, mode, peers, case, capability, json_file))
 
     app.command(name, help=title)(command)
 
@@ -164,12 +165,56 @@ _add_command("vae", "A variational autoencoder's sample and KL: fastvision.ops a
 _add_command("models", "Whole networks: fastvision.convert against the stock layers.")
 
 
-def _compare_family(name: str, options: _Options) -> None:
+def _fraction(text: str) -> float:
+    """'5%' and '0.05' are the same."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise typer.BadParameter(f"expected a fraction such as 5% or 0.05, got '{text}'", param_hint="--tolerance")
+    return value
+
+
+_Report = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What --json wrote.")]
+
+
+@app.command()
+def compare(
+    before: _Report,
+    after: _Report,
+    tolerance: Annotated[str, typer.Option(help="Changes up to this one do not count.")] = "5%",
+) -> None:
+    """Two reports of --json: which ratios have changed. Exits with 1 if any is worse beyond noise and tolerance."""
+    allowed = _fraction(tolerance)
+    try:
+        comparison = compare_reports(load_report(before), load_report(after))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    console = report_console()
+    for title, sentences in (
+        ("Warning: not the same machine, versions or settings", comparison.warnings),
+        (f"Only in {before}", comparison.only_before),
+        (f"Only in {after}", comparison.only_after),
+        ("Wrong results", comparison.wrong),
+    ):
+        if sentences:
+            console.print(f"{title}:", *(f"  {sentence}" for sentence in sentences), sep="\n")
+    console.print(changes_table(comparison, allowed), families_table(comparison), sep="\n")
+    worse = comparison.regressions(allowed)
+    console.print(f"{len(comparison.changes)} ratios, {len(worse)} worse")
+    if worse or comparison.wrong:
+        raise typer.Exit(1)
+
+
+def _measure_family(name: str, options: _Options) -> None:
     family = FAMILIES[name]
-    _compare(name, {name: family.cases}, available(family.peers, options.peers), options)
+    _measure_families(name, {name: family.cases}, available(family.peers, options.peers), options)
 
 
-def _compare(command: str, cases: Mapping[str, Sequence[Case]], peers: Iterable[Peer], options: _Options) -> None:
+def _measure_families(
+    command: str, cases: Mapping[str, Sequence[Case]], peers: Iterable[Peer], options: _Options
+) -> None:
     """Measures the cases of each family one by one and prints them all; of several families a summary, too."""
     _check_directory(options.json_file, "--json")
     chosen, budget, parts = {peer.name for peer in peers}, QUICK if options.quick else FULL, []

@@ -58,12 +58,17 @@ def one_by_one(groups: Iterable[TaskMakers], peers: Sequence[Peer], budget: Budg
             yield from measure({name: make}, peers, budget, tell)
 
 
+def report_console() -> Console:
+    """Where tables go."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+
+
 Results = Mapping[str, Sequence[TaskResult]]  # by family
 
 
 def execute(run: Run, show: Callable[[Results, Machine, Mapping], Iterable[RenderableType]]) -> None:
     """Measures and reports; exits with 1 if any result was wrong. `show` makes what is printed at the end."""
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    console = report_console()
     machine = apart(measure_machine)
     console.print(machine_summary(machine))
     results = _measure_all(run.parts)
