@@ -183,57 +183,41 @@ def test_opcheck():
         torch.library.opcheck(operator, arguments)
 
 
-def test_bits_do_not_depend_on_threads(cpu_capability, intraop_threads):
+def drawn(state):
+    """Noise, z, KL, and gradients from a state."""
     mu, logvar = (t.detach() for t in latents(3, 70001))
-    state = ops.philox_state(mu)
+    noise = ops.standard_normal([3, 70001], state)
+    sample = ops.reparameterize_forward(mu, logvar, state, "none")
+    return noise, *sample, *ops.reparameterize_backward(mu, None, mu, logvar, state, None, [True, True])
+
+
+def test_bits_do_not_depend_on_threads(capability, intraop_threads):
     results = []
     for threads in (1, 2):
         intraop_threads(threads)
-        noise = ops.standard_normal([3, 70001], state)
-        sample = ops.reparameterize_forward(mu, logvar, state, "sum")
-        gradients = ops.reparameterize_backward(mu, None, mu, logvar, state, None, [True, True])
-        results.append((noise, *sample, *gradients))
+        results.append(drawn(torch.tensor([9, 8])))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-# Where there is a fused multiply-add, samples are bit-equal too.
-@pytest.mark.parametrize("result", ["noise", "sample"])
-def test_bits_do_not_depend_on_the_instruction_set(result):
-    capabilities = CPU if result == "noise" else [name for name in CPU if name != "default"]
-    if len(capabilities) < 2:
-        pytest.skip(f"this machine has one instruction set for it: {capabilities}")
-    mu, logvar = (t.detach() for t in latents(3, 70001))
-    state = ops.philox_state(mu)
+def test_bits_do_not_depend_on_the_instruction_set():
     before = fastvision.backends.cpu.capability
-    results = []
+    results = {}
     try:
-<<<<<<< HEAD
-        for capability in capabilities:
-            fastvision.backends.cpu.capability = capability
-            if result == "noise":
-                results.append([ops.standard_normal([3, 70001], state)])
-            else:
-                results.append(ops.reparameterize_forward(mu, logvar, state, "sum"))
-=======
-        for capability in fastvision.backends.cpu.available_capabilities():
-            for threads in (1, 2):
-                fastvision.backends.cpu.capability = capability
-                intraop_threads(threads)
-                torch.manual_seed(9)
-                state = ops.philox_state(mu)
-                noise = ops.standard_normal([3, 70001], state)
-                sample = ops.reparameterize_forward(mu, logvar, state, "none")
-                gradients = ops.reparameterize_backward(mu, None, mu, logvar, state, None, [True, True])
-                results.append((noise, *sample, *gradients))
->>>>>>> 216d91e (Variational autoencoder on CUDA: sample and KL in one pass, ELBO, their gradients; executed by the emulator)
+        for name in fastvision.backends.cpu.available_capabilities():
+            fastvision.backends.cpu.capability = name
+            results[name] = drawn(torch.tensor([9, 8]))
     finally:
         fastvision.backends.cpu.capability = before
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
+    first = results["default"]
+    assert all(torch.equal(result[0], first[0]) for result in results.values())
+    with_fma, *others = [result for name, result in results.items() if name != "default"]
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(other, with_fma, strict=True))
 
 
 def test_kl_of_a_large_input(capability):
-    mu, logvar = (torch.randn(1_000_000 if capability == "emulated" else 10_000_000) for _ in range(2))
+    fastest = capability == fastvision.backends.cpu.available_capabilities()[0]
+    mu, logvar = (torch.randn(10_000_000 if fastest else 1_000_000) for _ in range(2))
     kl = ops.reparameterize_forward(mu, logvar, ops.philox_state(mu), "sum")[1]
     exact_kl = -0.5 * (1 + logvar.double() - mu.double().square() - logvar.double().exp()).sum()
     assert abs(kl.double() / exact_kl - 1) < 1e-7

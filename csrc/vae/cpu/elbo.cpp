@@ -5,6 +5,7 @@
 
 #include "vae/cpu/blocks.h"
 #include "vae/reconstruction.h"
+#include "vae/visit.h"
 
 namespace fastvision {
 namespace {
@@ -141,18 +142,6 @@ void backward(const ElboLoss& p, const ElboLossBackward& arrays, Context& contex
     finish_block<T>(arrays.grad_mu, first, count, grad_mu);
     finish_block<T>(arrays.grad_logvar, first, count, grad_logvar);
   });
-}
-
-template <class F>
-decltype(auto) visit_reconstruction(Reconstruction reconstruction, const F& f) {
-  switch (reconstruction) {
-    case Reconstruction::bce:
-      return f.template operator()<Reconstruction::bce>();
-    case Reconstruction::bce_with_logits:
-      return f.template operator()<Reconstruction::bce_with_logits>();
-    default:
-      return f.template operator()<Reconstruction::mse>();
-  }
 }
 
 }  // namespace
