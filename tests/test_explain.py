@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from fastvision.convert import Report, Row, convert, explain
-from fastvision.nn import ConvReLU2d
+from fastvision.nn import ConvReLU2d, Reparameterize
 
 CONVERTED = """\
 name                        layers                                   status        why
@@ -116,6 +116,7 @@ REASONS = {
     "parametrized": ([parametrizations.weight_norm(conv()), nn.ReLU()], "has parametrizations"),
     "lazy": ([nn.LazyConv2d(3, 3), nn.ReLU()], "is lazy; convert after its first forward"),
     "fused module": ([ConvReLU2d(3, 3, 3), nn.MaxPool2d(2)], "is fused already"),
+    "fused sample": ([Reparameterize(), nn.ReLU()], "is fused already"),
     "half precision": (
         [conv().half(), nn.BatchNorm2d(3).eval().half()],
         "is in torch.float16: folding BatchNorm2d would round the weights once more",

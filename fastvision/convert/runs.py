@@ -20,12 +20,14 @@ from fastvision.nn.conv import (
     without_defaults,
 )
 from fastvision.nn.parameters import tensor_of
+from fastvision.nn.vae import ELBOLoss, Reparameterize
 
 # The exact types: a subclass may compute something else.
 _DROPOUTS = (nn.Dropout, nn.Dropout2d)
 _IDENTITIES = (nn.Identity, *_DROPOUTS)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 _FUSIBLE = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, *_IDENTITIES, *_POOLS)
+_FUSED = (ConvReLU2d, Reparameterize, ELBOLoss)
 
 # Folding rounds the weights once more, which only these types can afford.
 FOLDED_DTYPES = (torch.float32, torch.float64)
@@ -83,7 +85,7 @@ def _temporary_obstacle(layer: nn.Module) -> str | None:
 def _foreign(layer: nn.Module) -> str:
     if type(layer) in STOCK_LAYERS and "forward" in layer.__dict__:
         return _OWN_FORWARD
-    if isinstance(layer, ConvReLU2d):
+    if isinstance(layer, _FUSED):
         return "is fused already"
     if parametrize.is_parametrized(layer):
         return "has parametrizations"
