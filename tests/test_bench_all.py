@@ -86,7 +86,9 @@ def test_few_cases_stand_for_all(family):
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command on small cases, two rounds each, without measuring the machine."""
-    monkeypatch.setattr(commands, "QUICK", Budget(seconds=0.0, block_seconds=0.0, min_rounds=2, max_rounds=2))
+    monkeypatch.setattr(
+        commands, "QUICK", Budget(seconds=0.0, block_seconds=0.0, min_rounds=2, max_rounds=2, single_calls=4)
+    )
     for name, cases in SMALL.items():
         monkeypatch.setitem(FAMILIES, name, replace(FAMILIES[name], cases=cases))
     monkeypatch.setattr(running, "measure_machine", lambda: MACHINE)
@@ -112,6 +114,7 @@ def test_command_measures_the_few_cases_of_every_family(tmp_path: Path):
         ("vae", "infer", ["fastvision", "stock"]),
     ]
     assert set(data["peers"]) == {"fastvision", "stock", "channels_last", "int8"}
+    assert list(data["results"][0]["peers"]["stock"]["latency_percentiles"]) == ["p50", "p90", "p99"]
     low, high = data["results"][0]["peers"]["stock"]["speedup_interval"]
     assert 0 < low <= data["results"][0]["peers"]["stock"]["fastvision_speedup"] <= high
 

@@ -3,6 +3,7 @@
 import operator
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,14 @@ import fastvision
 from fastvision._native import _C
 from fastvision.bench.machine import buffer_sizes, cache_sizes, governor, measure_machine, source_commit
 from fastvision.bench.processes import Worker, apart
-from fastvision.bench.timing import BlockTimer, Budget, block_timer, time_in_turns
+from fastvision.bench.timing import (
+    BlockTimer,
+    Budget,
+    block_timer,
+    seconds_of_calls,
+    time_in_turns,
+    time_single_calls,
+)
 
 ONE_ROUND = Budget(seconds=0.0, block_seconds=0.0, min_rounds=1, max_rounds=1)
 
@@ -65,6 +73,19 @@ def test_timing_runs_on_the_threads_asked_for():
     seen = set()
     time_in_turns(timers({"a": lambda: seen.add(torch.get_num_threads())}, threads=2), ONE_ROUND, ignore)
     assert seen == {2}
+
+
+def test_single_calls_are_timed_in_turns():
+    made: list[str] = []
+
+    def timer(name: str, count: int) -> list[float]:
+        made.append(name)
+        return seconds_of_calls(lambda: time.sleep(1e-3), count)
+
+    seconds = time_single_calls({name: partial(timer, name) for name in "ab"}, 8)
+    assert made == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert [len(values) for values in seconds.values()] == [8, 8]
+    assert min(map(min, seconds.values())) >= 1e-3
 
 
 # Processes

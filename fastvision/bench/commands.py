@@ -1,7 +1,7 @@
 """`fastvision bench COMMAND`."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -81,6 +81,8 @@ _Capability = Annotated[
     typer.Option(help="fastvision's instruction set: avx512, avx2 or default.", show_default="the one in use"),
 ]
 _Json = Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")]
+_Html = Annotated[Path | None, typer.Option("--html", help="Write a page with tables and figures to this file.")]
+_Png = Annotated[Path | None, typer.Option("--png", help="Draw the figures to this file.")]
 _ALL_PEERS = tuple({peer.name: peer for family in FAMILIES.values() for peer in family.peers}.values())
 
 
@@ -108,11 +110,14 @@ def all_families(
     case: _Case = "",
     capability: _Capability = None,
     json_file: _Json = None,
+    html: _Html = None,
+    png: _Png = None,
 ) -> None:
     """Every family, one after the other, and a table that sums them up."""
     options = _Options(threads, quick, dtype, mode, peers, case, capability, json_file)
+    _check_pictures(html, png)
     cases = {name: [c for c in family.cases if c.quick or not quick] for name, family in FAMILIES.items()}
-    _measure_families("all", cases, available(_ALL_PEERS, peers), options)
+    _measure_families("all", cases, available(_ALL_PEERS, peers), options, partial(_draw, html=html, png=png))
 
 
 @app.command()
@@ -180,6 +185,39 @@ _Report = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What
 
 
 @app.command()
+def draw(report: _Report, html: _Html = None, png: _Png = None) -> None:
+    """A report of --json as a page and as a picture."""
+    _check_pictures(html, png)
+    report_console().print(*_draw(_load(report), html, png), sep="\n")
+
+
+def _check_pictures(html: Path | None, png: Path | None) -> None:
+    """Before anything is measured."""
+    _check_directory(html, "--html")
+    _check_directory(png, "--png")
+    if (html or png) and (sentence := missing_packages("The picture", "matplotlib")):
+        raise typer.BadParameter(sentence, param_hint="--html" if html else "--png")
+
+
+def _draw(report: Mapping, html: Path | None, png: Path | None) -> Iterator[str]:
+    """Writes the files and names them."""
+    if html or png:
+        from fastvision.bench.page import write_page, write_picture
+
+        for title, file, write in (("Page", html, write_page), ("Picture", png, write_picture)):
+            if file:
+                write(file, report)
+                yield f"{title}: {file}"
+
+
+def _load(file: Path) -> Mapping:
+    try:
+        return load_report(file)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
 def compare(
     before: _Report,
     after: _Report,
@@ -187,10 +225,7 @@ def compare(
 ) -> None:
     """Two reports of --json: which ratios have changed. Exits with 1 if any is worse beyond noise and tolerance."""
     allowed = _fraction(tolerance)
-    try:
-        comparison = compare_reports(load_report(before), load_report(after))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    comparison = compare_reports(_load(before), _load(after))
     console = report_console()
     for title, sentences in (
         ("Warning: not the same machine, versions or settings", comparison.warnings),
@@ -213,7 +248,11 @@ def _measure_family(name: str, options: _Options) -> None:
 
 
 def _measure_families(
-    command: str, cases: Mapping[str, Sequence[Case]], peers: Iterable[Peer], options: _Options
+    command: str,
+    cases: Mapping[str, Sequence[Case]],
+    peers: Iterable[Peer],
+    options: _Options,
+    draw: Callable[[Mapping], Iterable[RenderableType]] = lambda figures: (),
 ) -> None:
     """Measures the cases of each family one by one and prints them all; of several families a summary, too."""
     _check_directory(options.json_file, "--json")
@@ -229,6 +268,7 @@ def _measure_families(
             yield results_table(results[part.family], part.peers, machine)
         if len(cases) > 1:
             yield headline_table(figures)
+        yield from draw(figures)
 
     with settings(options.threads, options.capability):
         execute(Run(command, options.quick, parts, options.json_file), show)

@@ -14,7 +14,15 @@ from fastvision.bench.limits import Read
 from fastvision.bench.memory import Memory, measure_memory
 from fastvision.bench.peers import BASELINE, OURS, Peer, Task
 from fastvision.bench.processes import Worker, apart
-from fastvision.bench.timing import Budget, block_timer, median_interval, time_in_turns
+from fastvision.bench.timing import (
+    MOST_SECONDS,
+    Budget,
+    block_timer,
+    median_interval,
+    seconds_of_calls,
+    time_in_turns,
+    time_single_calls,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class PeerResult:
         error_to_stock: the largest error in multiples of stock's; None where stock is exact.
         timing: seconds per call, one value for each round; None where the results are wrong.
         memory: of a call; None exactly where timing is.
+        latencies: seconds of calls timed one by one; None where calls take long (timing.MOST_SECONDS).
     """
 
     skipped: str | None = None
@@ -34,6 +43,7 @@ class PeerResult:
     error_to_stock: float | None = None
     timing: Measurement | None = None
     memory: Memory | None = None
+    latencies: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,8 +119,16 @@ def _measure_one(
     right = [peer for peer, found in result.peers.items() if found.accuracy and not found.accuracy.failure]
     timers = {peer: partial(workers[peer], name, "time") for peer in right}
     timings = time_in_turns(timers, budget, lambda step: progress(f"{name}: {step}"))
+    latencies: Mapping[str, Sequence[float]] = {}
+    if budget.single_calls and max((timing.median for timing in timings.values()), default=0.0) <= MOST_SECONDS:
+        progress(f"{name}: single calls")
+        latencies = time_single_calls(
+            {peer: partial(workers[peer], name, "latencies") for peer in right}, budget.single_calls
+        )
     timed = {
-        peer: replace(result.peers[peer], timing=timing, memory=workers[peer](name, "memory"))
+        peer: replace(
+            result.peers[peer], timing=timing, memory=workers[peer](name, "memory"), latencies=latencies.get(peer)
+        )
         for peer, timing in timings.items()
     }
     return replace(result, peers={**result.peers, **timed})
@@ -130,17 +148,24 @@ class _Probe:
         with torch.inference_mode(self._is_inference):
             return self._timer(size)
 
+    def latencies(self, count: int) -> list[float]:
+        """Of so many calls."""
+        with torch.inference_mode(self._is_inference):
+            return seconds_of_calls(self._call, count)
+
     def memory(self) -> Memory:
         """Of a call among many: to be asked for after blocks of them."""
         with torch.inference_mode(self._is_inference):
             return measure_memory(self._call)
 
 
-def _make_probes(tasks: TaskMakers, peer: Peer) -> Callable[..., Measurement | Memory]:
+def _make_probes(tasks: TaskMakers, peer: Peer) -> Callable[..., Measurement | Memory | list[float]]:
     """Measures one thing of a task by its name. Only the last task's tensors are kept."""
     probed, probe = None, None
 
-    def ask(name: str, what: Literal["time", "memory"], *arguments: int) -> Measurement | Memory:
+    def ask(
+        name: str, what: Literal["time", "latencies", "memory"], *arguments: int
+    ) -> Measurement | Memory | list[float]:
         nonlocal probed, probe
         if name != probed:
             probe = None  # what it holds goes before the next task's tensors come

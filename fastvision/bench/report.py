@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
+import numpy as np
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +14,7 @@ from fastvision.bench.measuring import PeerResult, TaskResult
 from fastvision.bench.peers import OURS, Peer
 
 SCHEMA = 2
+PERCENTILES = (50, 90, 99)
 
 
 def machine_summary(machine: Machine) -> Group:
@@ -94,7 +96,7 @@ def _time_cell(result: PeerResult) -> str:
     if result.timing is None:
         return "wrong"
     median = result.timing.median
-    return f"{_three_digits(1e3 * median)} ±{100 * result.timing.iqr / median:.0f}%"
+    return f"{three_digits(1e3 * median)} ±{100 * result.timing.iqr / median:.0f}%"
 
 
 def _limit_cell(result: TaskResult, machine: Machine) -> str:
@@ -102,7 +104,7 @@ def _limit_cell(result: TaskResult, machine: Machine) -> str:
     return "-" if percent is None else f"{percent:.0f} {_limit(result, machine).name}"
 
 
-def _three_digits(value: float) -> str:
+def three_digits(value: float) -> str:
     """Three significant digits without an exponent: 0.00181, 0.377, 15.2, 590."""
     digits = next((digits for digits in range(6) if abs(value) * 10**digits >= 100), 6)
     return f"{value:.{digits}f}"
@@ -161,4 +163,7 @@ def _peer_entry(result: TaskResult, name: str, machine: Machine) -> dict[str, ob
         }
     if peer.memory:
         entry |= asdict(peer.memory)
+    if peer.latencies:
+        found = np.percentile(peer.latencies, PERCENTILES).tolist()
+        entry["latency_percentiles"] = {f"p{percent}": value for percent, value in zip(PERCENTILES, found, strict=True)}
     return entry

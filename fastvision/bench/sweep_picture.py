@@ -12,12 +12,9 @@ from fastvision.bench.machine import Machine
 from fastvision.bench.measuring import TaskResult
 from fastvision.bench.peers import BASELINE
 from fastvision.bench.ratios import SLOWER
+from fastvision.bench.style import COLOURS, LIMIT_COLOUR, MARKERS
 from fastvision.bench.sweep import LARGE_SPREAD, by_kind, is_unsteady, mean_ratio, worst_first
 
-# Okabe's and Ito's, which the colour-blind tell apart, and grey; black and red are left for the lines.
-_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#8C6D31", "#8C8C8C", "#6A3D9A")
-_MARKERS = "osD^vPXp"
-_LIMIT_COLOUR = "#cf222e"
 _WORST = 6  # cases that are named
 
 
@@ -50,9 +47,9 @@ def _prepare(axes: Axes) -> None:
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.axhline(1, color="black", linewidth=1)
-    axes.axhline(SLOWER, color=_LIMIT_COLOUR, linewidth=1, linestyle="--")
+    axes.axhline(SLOWER, color=LIMIT_COLOUR, linewidth=1, linestyle="--")
     place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
-    axes.annotate(f"{SLOWER}", (1, SLOWER), (4, -3), va="top", color=_LIMIT_COLOUR, **place)
+    axes.annotate(f"{SLOWER}", (1, SLOWER), (4, -3), va="top", color=LIMIT_COLOUR, **place)
     axes.annotate("1", (1, 1), (4, 3), va="bottom", **place)
 
 
@@ -60,7 +57,7 @@ def _draw_points(axes: Axes, ranked: Sequence[TaskResult], kinds: Mapping[str, s
     groups = by_kind(ranked, kinds)
     ranks = {id(result): rank for rank, result in enumerate(ranked, start=1)}
     width = max(map(len, groups))
-    for kind, colour, marker in zip(sorted(groups), cycle(_COLOURS), cycle(_MARKERS), strict=False):
+    for kind, colour, marker in zip(sorted(groups), cycle(COLOURS), cycle(MARKERS), strict=False):
         label = f"{kind:{width}} {len(groups[kind]):4} {mean_ratio(groups[kind]):6.2f}"
         axes.plot([], [], marker, color=colour, label=label)
         for unsteady, fill in ((True, "none"), (False, colour)):

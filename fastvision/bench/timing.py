@@ -17,16 +17,21 @@ class Budget:
         block_seconds: in each round every call has one turn, a block of calls that lasts about as long.
         min_rounds: even where they take longer than `seconds`.
         max_rounds: even where they take less.
+        single_calls: so many of each, timed one by one, where a call is short enough (MOST_SECONDS).
     """
 
     seconds: float
     block_seconds: float
     min_rounds: int
     max_rounds: int
+    single_calls: int = 0
 
 
-FULL = Budget(seconds=4.0, block_seconds=0.02, min_rounds=7, max_rounds=60)
-QUICK = Budget(seconds=0.5, block_seconds=0.005, min_rounds=3, max_rounds=20)
+MOST_SECONDS = 0.002  # of a call that is timed alone, of all peers
+_TURNS = 4  # in which single calls are timed
+
+FULL = Budget(seconds=4.0, block_seconds=0.02, min_rounds=7, max_rounds=60, single_calls=400)
+QUICK = Budget(seconds=0.5, block_seconds=0.005, min_rounds=3, max_rounds=20, single_calls=100)
 
 
 BlockTimer = Callable[[int], Measurement]  # times so many calls in a row
@@ -58,6 +63,26 @@ def time_in_turns(
         for name in reversed(timers) if number % 2 else timers:
             blocks[name].append(timers[name](sizes[name]))
     return {name: Measurement.merge(measured)[0] for name, measured in blocks.items()}
+
+
+def time_single_calls(timers: Mapping[str, Callable[[int], Sequence[float]]], count: int) -> dict[str, list[float]]:
+    """Seconds of so many calls of each, made in a few turns, by name. The timers time that many calls one by one."""
+    seconds: dict[str, list[float]] = {name: [] for name in timers}
+    for turn in range(_TURNS):
+        for name in reversed(timers) if turn % 2 else timers:
+            seconds[name] += timers[name](count // _TURNS)
+    return seconds
+
+
+def seconds_of_calls(call: Callable[[], object], count: int) -> list[float]:
+    """Of each of the calls, after one that does not count."""
+    call()
+    seconds = []
+    for _ in range(count):
+        start = perf_counter()
+        call()
+        seconds.append(perf_counter() - start)
+    return seconds
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
