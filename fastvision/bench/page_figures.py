@@ -30,10 +30,13 @@ def draw_ratios(axes: Axes, report: Mapping, family: str) -> None:
     """A bar for stock's time / fastvision's, a mark for every other peer's; thin lines are the intervals."""
     found = [ratio for ratio in ratios(report) if ratio.family == family]
     rows = _rows([(ratio.case, ratio.mode) for ratio in found])
+    values_of_row: dict[int, list[float]] = {}
+    for ratio in found:
+        values_of_row.setdefault(rows[ratio.case, ratio.mode], []).append(ratio.value)
     for peer, (colour, marker) in _peer_styles(report).items():
         of_peer = [ratio for ratio in found if ratio.peer == peer]
         if of_peer and peer == BASELINE:
-            _draw_bars(axes, of_peer, rows, report["peers"][peer]["title"])
+            _draw_bars(axes, of_peer, rows, report["peers"][peer]["title"], values_of_row)
         elif of_peer:
             places = [rows[ratio.case, ratio.mode] for ratio in of_peer]
             values = [ratio.value for ratio in of_peer]
@@ -48,7 +51,10 @@ def draw_ratios(axes: Axes, report: Mapping, family: str) -> None:
     _legend(axes)
 
 
-def _draw_bars(axes: Axes, found: Sequence[Ratio], rows: Mapping[tuple[str, str], int], title: str) -> None:
+def _draw_bars(
+    axes: Axes, found: Sequence[Ratio], rows: Mapping[tuple[str, str], int], title: str, ends: Mapping[int, list[float]]
+) -> None:
+    """`ends`: what else is drawn in each row, which the figures stand behind."""
     for ratio in found:
         place = rows[ratio.case, ratio.mode]
         colour = LIMIT_COLOUR if ratio.value < SLOWER else COLOURS[4]
@@ -57,8 +63,8 @@ def _draw_bars(axes: Axes, found: Sequence[Ratio], rows: Mapping[tuple[str, str]
             place, ratio.value - 1, left=1, height=0.62, color=colour, alpha=0.3 if ratio.is_noisy else 0.75, zorder=3
         )
         axes.plot([ratio.low, ratio.high], [place, place], color="#333333", linewidth=0.9, zorder=3)
-        end = max(ratio.high, 1)
-        axes.annotate(f"{ratio.value:.2f}", (end, place), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
+        end = max(1, ratio.high, *ends[place])
+        axes.annotate(f"{ratio.value:.2f}", (end, place), (6, 0), textcoords="offset points", va="center", fontsize=7.5)
     axes.plot([], [], "s", color=COLOURS[4], alpha=0.75, label=title)
     if any(ratio.is_noisy for ratio in found):
         axes.plot([], [], "s", color=COLOURS[4], alpha=0.3, label=f"{title}, noisy")
