@@ -23,7 +23,7 @@ from fastvision.bench.model_task import ModelTask
 from fastvision.bench.module_peers import MODULE_PEERS
 from fastvision.bench.peers import choose
 from fastvision.bench.timing import Budget
-from fastvision.convert.sequential import stock_class
+from fastvision.convert.converted import stock_class
 
 PEERS = {peer.name: peer for peer in MODULE_PEERS}
 CASES = {case.name: case for case in MODEL_CASES}
