@@ -120,6 +120,7 @@ def test_command_writes_a_page_that_needs_nothing_else(tmp_path: Path):
     assert done.exit_code == 0, done.output
     assert png.read_bytes().startswith(b"\x89PNG")
     text = html.read_text()
+    assert ">a&gt;b</td>" in text
     page = Page(text)
     assert page.tags.count("svg") == 5  # two families, roofline, latency, memory
     assert all(link.startswith("#") for link in page.links)
