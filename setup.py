@@ -18,7 +18,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
-CSRC = ROOT / "csrc"
+CSRC = Path("csrc")  # relative, as all paths of a command: a checkout that moves keeps its objects
 CUDA_ARCHITECTURES = ["75", "80", "86", "90", "100", "120"]
 MEMORY_PER_COMPILER = 1.5e9  # bytes: a source that includes torch's headers
 
@@ -77,6 +77,10 @@ def cuda_architecture_flags() -> list[str]:
     return [*flags, f"-gencode=arch=compute_{names[-1]},code=compute_{names[-1]}"]
 
 
+def sources(pattern: str) -> list[Path]:
+    return sorted(path.relative_to(ROOT) for path in (ROOT / CSRC).glob(pattern))
+
+
 @dataclass
 class Library:
     """One shared object: its file name, sources, and how they are compiled and linked."""
@@ -106,10 +110,10 @@ def libraries() -> list[Library]:
             "libfastvision.so",
             [
                 CSRC / "library.cpp",
-                *sorted(CSRC.glob("core/*.cpp")),
-                *sorted(CSRC.glob("conv/*.cpp")),
-                *sorted(CSRC.glob("rnn/*.cpp")),
-                *sorted(CSRC.glob("vae/*.cpp")),
+                *sources("core/*.cpp"),
+                *sources("conv/*.cpp"),
+                *sources("rnn/*.cpp"),
+                *sources("vae/*.cpp"),
             ],
             # at::parallel_for is a template: without OpenMP here it would silently be a plain loop.
             [*common, "-O2", "-fopenmp", "-fvisibility=hidden", "-fvisibility-inlines-hidden"],
@@ -123,7 +127,7 @@ def libraries() -> list[Library]:
             needs=["libfastvision.so"],
         ),
     ]
-    kernels = [CSRC / "cpu_library.cpp", *sorted(CSRC.glob("*/cpu/*.cpp"))]
+    kernels = [CSRC / "cpu_library.cpp", *sources("*/cpu/*.cpp")]
     for name, flags in CPU_CAPABILITIES.items():
         macros = [f"-DCPU_CAPABILITY={name.upper()}", f"-DCPU_CAPABILITY_{name.upper()}"]
         # Hidden symbols: an inline function compiled for AVX-512 must never serve another library.
@@ -145,7 +149,7 @@ def libraries() -> list[Library]:
             )
         )
 
-    cuda_sources = [CSRC / "cuda_library.cu", *sorted(CSRC.glob("*/cuda/*.cu"))]
+    cuda_sources = [CSRC / "cuda_library.cu", *sources("*/cuda/*.cu")]
     if os.environ.get("FASTVISION_EMULATED") == "1":
         emulated = [*cxx, "-x", "c++", "-std=c++20", "-fPIC", "-O2", "-fvisibility=hidden", f"-I{CSRC}"]
         result.append(Library("_emulated.so", cuda_sources, emulated, [*link, "-lpthread"]))
@@ -168,21 +172,22 @@ def job_count() -> int:
 
 
 def prerequisites(dependency_file: Path) -> list[Path]:
-    text = dependency_file.read_text().replace("\\\n", " ")
+    text = (ROOT / dependency_file).read_text().replace("\\\n", " ")
     return [Path(name) for name in shlex.split(text.split(":", 1)[1])]
 
 
 def run_if_stale(command: list[str], output: Path, inputs: list[Path]) -> bool:
     """Runs the command unless output is newer than every input and was made by the same command."""
+    output = ROOT / output
     record = output.with_name(output.name + ".command")
     line = shlex.join(command)
     if output.exists() and record.exists() and record.read_text() == line:
         made = output.stat().st_mtime
-        if all(i.exists() and i.stat().st_mtime <= made for i in inputs):
+        if all(i.exists() and i.stat().st_mtime <= made for i in (ROOT / i for i in inputs)):
             return False
     output.parent.mkdir(parents=True, exist_ok=True)
     print(f"  {output.name}", flush=True)
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         sys.exit(f"\n{line}\n{done.stdout}{done.stderr}")
     if done.stderr.strip():
@@ -195,14 +200,14 @@ def compile_object(library: Library, source: Path, directory: Path) -> Path:
     name = str(source.relative_to(CSRC)).replace("/", "_") + ".o"
     output = directory / Path(library.file).name.split(".")[0] / name
     dependencies = output.with_suffix(".d")
-    inputs = prerequisites(dependencies) if dependencies.exists() else [source]
+    inputs = prerequisites(dependencies) if (ROOT / dependencies).exists() else [source]
     command = [*library.compile, "-MMD", "-MF", str(dependencies), "-c", str(source), "-o", str(output)]
     run_if_stale(command, output, inputs)
     return output
 
 
 def build(directory: Path) -> list[Path]:
-    """Compiles what is out of date; returns the shared objects."""
+    """Compiles what is out of date in the directory, a path from ROOT; returns the shared objects."""
     wanted = libraries()
     built: dict[str, Path] = {library.file: directory / library.file for library in wanted}
     with ThreadPoolExecutor(job_count()) as pool:
@@ -214,7 +219,7 @@ def build(directory: Path) -> list[Path]:
             inputs = [job.result() for job in objects[library.file]] + [built[name] for name in library.needs]
             command = [*library.link[:1], *map(str, inputs), *library.link[1:], "-o", str(built[library.file])]
             run_if_stale(command, built[library.file], inputs)
-    return list(built.values())
+    return [ROOT / file for file in built.values()]
 
 
 class BuildNative(build_ext):
@@ -225,7 +230,7 @@ class BuildNative(build_ext):
         target.mkdir(parents=True, exist_ok=True)
         print("fastvision: building the native libraries", flush=True)
         self.built = []
-        for file in build(ROOT / "build" / "native"):
+        for file in build(Path("build/native")):
             copy = target / file.name
             if not copy.exists() or copy.stat().st_mtime < file.stat().st_mtime:
                 copy.unlink(missing_ok=True)  # a process may have the old file mapped

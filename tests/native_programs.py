@@ -39,19 +39,19 @@ def build(program: str, sanitizer: str, capability: str) -> Path:
     """The executable of tests/native/<program>.cpp with the kernels of one instruction set; up to date."""
     setup = load_setup()
     # The plain kernels are those of the package, object for object.
-    directory = ROOT / "build" / ("native" if sanitizer == "plain" else f"native-{sanitizer}")
+    directory = Path("build") / ("native" if sanitizer == "plain" else f"native-{sanitizer}")
     (kernels,) = (library for library in setup.libraries() if library.file == f"_cpu_{capability}.so")
     kernels = replace(kernels, compile=[*kernels.compile, *SANITIZERS[sanitizer]])
     with ThreadPoolExecutor(setup.job_count()) as pool:
         objects = list(pool.map(lambda source: setup.compile_object(kernels, source, directory), kernels.sources))
-    source = ROOT / "tests" / "native" / f"{program}.cpp"
+    source = Path("tests/native") / f"{program}.cpp"
     headers = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "tests").rglob("*.h")]
     executable = directory / f"{program}-{capability}"
     flags = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", *SANITIZERS[sanitizer]]
-    include = [f"-I{ROOT / folder}" for folder in ("csrc", "tests", "tests/native")]
+    include = [f"-I{folder}" for folder in ("csrc", "tests", "tests/native")]
     command = [setup.compiler(), *flags, *include, str(source), *map(str, objects), "-o", str(executable)]
     setup.run_if_stale(command, executable, [source, *headers, *objects])
-    return executable
+    return ROOT / executable
 
 
 def run(executable: Path, *arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
