@@ -121,9 +121,9 @@ def libraries() -> list[Library]:
         ),
         Library(
             f"_C{python_suffix}",
-            [CSRC / "python.cpp"],
+            [CSRC / "prepared_call.cpp", CSRC / "python.cpp"],
             [*common, "-O2", "-fvisibility=hidden", f"-isystem{sysconfig.get_path('include')}"],
-            [*cxx, "-shared", *run_path, "-ltorch_cpu", "-lc10"],
+            [*cxx, "-shared", *run_path, "-ltorch_python", "-ltorch_cpu", "-lc10"],
             needs=["libfastvision.so"],
         ),
     ]

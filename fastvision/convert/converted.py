@@ -23,13 +23,6 @@ class Converted:
         return create, arguments, *rest
 
 
-class Unpickled:
-    """What a module remembers of itself for speed. Copies and pickles of it are None: they find out anew."""
-
-    def __reduce__(self) -> tuple:
-        return type(None), ()
-
-
 def derive(
     stock: type[nn.Module], mixin: type[Converted], again: Callable[[type[nn.Module]], type], **body: Any
 ) -> type[nn.Module]:

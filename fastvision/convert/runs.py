@@ -13,11 +13,10 @@ from torch.nn.utils import parametrize
 from fastvision.convert.layers import STOCK_LAYERS
 from fastvision.nn.conv import (
     ConvReLU2d,
+    FusedConvolution,
     both_axes,
     convolution_options,
     pool_options,
-    run_operator,
-    without_defaults,
 )
 from fastvision.nn.parameters import tensor_of
 from fastvision.nn.vae import ELBOLoss, Reparameterize
@@ -106,9 +105,8 @@ class Run:
         self.norm = _find(layers, (nn.BatchNorm2d,))
         self.pool = _find(layers, _POOLS)
         self.activation = "relu" if _find(layers, (nn.ReLU,)) is not None else "none"
-        self.options = without_defaults(
-            {**convolution_options(self.convolution), "activation": self.activation, **_pooling(self.pool)}
-        )
+        self.options = {**convolution_options(self.convolution), "activation": self.activation, **_pooling(self.pool)}
+        self.fused = FusedConvolution(self.convolution, self.options)
         self.least_input = _least_input_to_fold(self.convolution)
 
     def __call__(self, input: Tensor) -> Tensor:
@@ -117,7 +115,7 @@ class Run:
             if not self._can_fold(input, weight):
                 return self._one_by_one(input)
             weight, bias = fold_batch_norm(weight, bias, self.norm)
-        return run_operator(self.convolution, input, weight, bias, self.options)
+        return self.fused(input, weight, bias)
 
     def hindrance(self) -> str | None:
         """Why the layers always run one by one, as the predicate of a sentence; None if they do not."""

@@ -10,7 +10,8 @@ import functools
 import torch
 from torch import nn
 
-from fastvision.convert.converted import Converted, Unpickled, derive, is_observed
+from fastvision._calls import Unpickled
+from fastvision.convert.converted import Converted, derive, is_observed
 from fastvision.convert.runs import Run, find_runs, has_hooks
 from fastvision.convert.snapshot import Snapshot
 

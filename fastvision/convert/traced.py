@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastvision._calls import Unpickled
 from fastvision.convert.chains import Chain, find_chains, fuse, module_layer
-from fastvision.convert.converted import Converted, Unpickled, derive, is_observed, stock_type
+from fastvision.convert.converted import Converted, derive, is_observed, stock_type
 from fastvision.convert.snapshot import Snapshot
 from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
 

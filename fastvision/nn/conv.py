@@ -11,21 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastvision._calls import PreparedCall, Unpickled
 from fastvision.nn.parameters import tensor_of
 from fastvision.ops.conv import IntPair, explicit_padding
 
 _operator = torch.ops.fastvision.conv2d_pool2d.default
-
-
-def _comparable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-_OPERATOR_DEFAULTS = {
-    argument.name: _comparable(argument.default_value)
-    for argument in _operator._schema.arguments
-    if argument.has_default_value()
-}
 
 
 def both_axes(value: IntPair) -> tuple[int, ...]:
@@ -35,7 +25,7 @@ def both_axes(value: IntPair) -> tuple[int, ...]:
 
 
 def convolution_options(convolution: nn.Conv2d) -> dict[str, Any]:
-    """The operator's options of a Conv2d, without the padding that `run_operator` decides at each call."""
+    """The operator's options of a Conv2d, without a padding that is decided at each call."""
     padding = convolution.padding
     padded_before = convolution.padding_mode != "zeros"
     return {
@@ -58,22 +48,26 @@ def pool_options(kernel_size: IntPair, stride: IntPair | None, padding: IntPair,
     }
 
 
-def without_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that differ from the operator's defaults: each one passed costs up to half a microsecond."""
-    return {name: value for name, value in options.items() if value != _OPERATOR_DEFAULTS[name]}
+class FusedConvolution(Unpickled):
+    """The fused operator with the padding of `convolution` and `options` for everything else."""
 
+    def __init__(self, convolution: nn.Conv2d, options: dict[str, Any]) -> None:
+        self._convolution = convolution
+        self._options = options
+        self._call = PreparedCall(_operator, 3, **options)
+        self._pads = convolution.padding_mode != "zeros" or isinstance(convolution.padding, str)
 
-def run_operator(
-    convolution: nn.Conv2d, input: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any]
-) -> Tensor:
-    """Applies the fused operator with the padding of `convolution` and `options` for everything else."""
-    if convolution.padding_mode != "zeros":
-        input = F.pad(input, convolution._reversed_padding_repeated_twice, mode=convolution.padding_mode)
-    elif isinstance(convolution.padding, str):
+    def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._pad_and_call(input, weight, bias) if self._pads else self._call(input, weight, bias)
+
+    def _pad_and_call(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        convolution = self._convolution
+        if convolution.padding_mode != "zeros":
+            input = F.pad(input, convolution._reversed_padding_repeated_twice, mode=convolution.padding_mode)
+            return self._call(input, weight, bias)
         # From the weight's own shape, as stock: it may have been replaced by one of another kernel size.
         padding = explicit_padding(convolution.padding, weight.shape[2:], convolution.stride, convolution.dilation)
-        return _operator(input, weight, bias, padding=padding, **options)
-    return _operator(input, weight, bias, **options)
+        return _operator(input, weight, bias, **{**self._options, "padding": padding})
 
 
 class ConvReLU2d(nn.Conv2d):
@@ -107,7 +101,8 @@ class ConvReLU2d(nn.Conv2d):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
         )
-        self._remember(self._settings())
+        self._fused: FusedConvolution | None = None
+        self._fused_settings: tuple = ()
 
     def _settings(self) -> tuple:
         """The attributes that the operator's options are made of."""
@@ -116,15 +111,11 @@ class ConvReLU2d(nn.Conv2d):
     def _operator_options(self) -> dict[str, Any]:
         return {**convolution_options(self), "pool": "none"}
 
-    def _remember(self, settings: tuple) -> None:
-        self._known_settings = settings
-        self._known_options = without_defaults(self._operator_options())
-
     def forward(self, input: Tensor) -> Tensor:
         settings = self._settings()
-        if settings != self._known_settings:  # an attribute was changed after construction
-            self._remember(settings)
-        return run_operator(self, input, tensor_of(self, "weight"), tensor_of(self, "bias"), self._known_options)
+        if self._fused is None or settings != self._fused_settings:  # an attribute was changed
+            self._fused, self._fused_settings = FusedConvolution(self, self._operator_options()), settings
+        return self._fused(input, tensor_of(self, "weight"), tensor_of(self, "bias"))
 
 
 class _ConvReLUPool2d(ConvReLU2d):

@@ -18,11 +18,10 @@ from fastvision.nn import dynamo
 from fastvision.nn.parameters import tensor_of
 from fastvision.nn.regularized import Regularized
 from fastvision.nn.rnn_storage import StoredWeights
-from fastvision.ops.rnn import lstm_cell
+from fastvision.ops.rnn import gru_cell, lstm_cell
 
 _lstm = torch.ops.fastvision.lstm.default
 _gru = torch.ops.fastvision.gru.default
-_gru_cell = torch.ops.fastvision.gru_cell.default
 
 
 def _is_recorded(module: Regularized, input: Any) -> bool:
@@ -264,7 +263,7 @@ class GRUCell(_Cell, nn.GRUCell):
         elif self._storage is not None and (states := self._step_stored(self._current_weights(), input, [hx])):
             (h,) = states
         else:
-            h = _gru_cell(input, hx, *_cell_parameters(self))
+            h = gru_cell(input, hx, *_cell_parameters(self))
         return h.squeeze(0) if dimensions == 1 else h
 
 

@@ -44,12 +44,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastvision._calls import PreparedCall
+
 _lstm = torch.ops.fastvision.lstm.default
 _gru = torch.ops.fastvision.gru.default
 _lstm_reference = torch.ops.fastvision.lstm_reference.default
 _gru_reference = torch.ops.fastvision.gru_reference.default
-_lstm_cell = torch.ops.fastvision.lstm_cell.default
-_gru_cell = torch.ops.fastvision.gru_cell.default
+_lstm_cell = PreparedCall(torch.ops.fastvision.lstm_cell.default, 7)
+_gru_cell = PreparedCall(torch.ops.fastvision.gru_cell.default, 6)
 
 # What the cells compute, in stock PyTorch.
 lstm_cell_reference = torch.lstm_cell

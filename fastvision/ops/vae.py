@@ -25,9 +25,16 @@ torch.randn, because they have rules of their own for random numbers.)
 import torch
 from torch import Generator, Tensor
 
+from fastvision._calls import PreparedCall
+
 _reparameterize = torch.ops.fastvision.reparameterize.default
 _reparameterize_kl = torch.ops.fastvision.reparameterize_kl.default
 _reparameterize_reference = torch.ops.fastvision.reparameterize_reference.default
+_sample = PreparedCall(_reparameterize, 2)
+_sample_and_kl = {
+    reduction: PreparedCall(_reparameterize_kl, 2, reduction=reduction)
+    for reduction in ("sum", "mean", "batchmean", "none")
+}
 _elbo_loss = torch.ops.fastvision.elbo_loss.default
 _elbo_loss_reference = torch.ops.fastvision.elbo_loss_reference.default
 
@@ -52,6 +59,8 @@ def reparameterize(mu: Tensor, logvar: Tensor, *, generator: Generator | None = 
     if _draws_by_torch(rng):
         noise = _torch_noise(mu, logvar, generator)
         return _reparameterize_reference(mu, logvar, noise)[0]
+    if generator is None:
+        return _sample(mu, logvar)
     return _reparameterize(mu, logvar, generator=generator)
 
 
@@ -80,6 +89,8 @@ def reparameterize_kl(
     """
     if _draws_by_torch(rng):
         return _reparameterize_reference(mu, logvar, _torch_noise(mu, logvar, generator), reduction)
+    if generator is None and reduction in _sample_and_kl:
+        return _sample_and_kl[reduction](mu, logvar)
     return _reparameterize_kl(mu, logvar, reduction=reduction, generator=generator)
 
 
