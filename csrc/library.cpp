@@ -11,6 +11,9 @@ TORCH_LIBRARY(fastvision, m) {
 
   // 2-D convolution + bias + activation + pooling.
   def("conv2d_pool2d(Tensor input, Tensor weight, Tensor? bias=None, " + conv_options + ") -> Tensor");
+  // With batch normalisation by given statistics before the activation.
+  const std::string norm = "Tensor mean, Tensor var, Tensor? gamma, Tensor? beta, float eps=1e-05, ";
+  def("conv2d_batch_norm_pool2d(Tensor input, Tensor weight, Tensor? bias, " + norm + conv_options + ") -> Tensor");
   // The same for training: the second result tells where each output's gradient goes (conv/conv.h).
   def("conv2d_pool2d_with_selection(Tensor input, Tensor weight, Tensor? bias=None, " + conv_options +
       ") -> (Tensor, Tensor)");
@@ -20,6 +23,8 @@ TORCH_LIBRARY(fastvision, m) {
       conv_options + ") -> (Tensor, Tensor, Tensor)");
   // The same computation in stock PyTorch calls.
   def("conv2d_pool2d_reference(Tensor input, Tensor weight, Tensor? bias=None, " + conv_options + ") -> Tensor");
+  def("conv2d_batch_norm_pool2d_reference(Tensor input, Tensor weight, Tensor? bias, " + norm + conv_options +
+      ") -> Tensor");
 
   // One step of an LSTM or GRU: hidden state, and the cell's state where there is one.
   const std::string cell_parameters = "Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None";

@@ -4,7 +4,6 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
-#include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/csrc/jit/python/pybind_utils.h>
 
 #include <memory>
@@ -36,7 +35,7 @@ bool append_tensor(PyObject* argument, c10::Stack& stack) {
 
 // False where the call is not a plain one.
 bool append_tensors(const PreparedCall& prepared, PyObject* const* arguments, size_t count, c10::Stack& stack) {
-  if (count != prepared.tensors || at::impl::torch_function_mode_enabled() || torch::jit::tracer::isTracing()) {
+  if (count != prepared.tensors || at::impl::torch_function_mode_enabled()) {
     return false;
   }
   for (size_t i = 0; i < count; ++i) {

@@ -4,16 +4,22 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_OPS = torch.ops.fastvision
+FUSED = tuple(
+    operator.default
+    for operator in (_OPS.conv2d_pool2d, _OPS.conv2d_pool2d_with_selection, _OPS.conv2d_batch_norm_pool2d)
+)
+
 
 class OperatorCounter(TorchDispatchMode):
-    """Counts the calls of the fused operator."""
+    """Counts the calls of the fused operators."""
 
     def __enter__(self):
         self.fused = 0
         return super().__enter__()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.fused += function._schema.name == "fastvision::conv2d_pool2d"
+        self.fused += function in FUSED
         return function(*args, **(kwargs or {}))
 
 

@@ -11,8 +11,8 @@ from fastvision.nn import ConvReLU2d, Reparameterize
 
 CONVERTED = """\
 name                        layers                                   status        why
---------------------------  ---------------------------------------  ------------  ---------------------------------------------------------------------------------
-features.0.0 to features.1  Conv2d + BatchNorm2d + ReLU + MaxPool2d  replaced      one conv2d_pool2d(activation='relu', pool='max') for inputs of 5 elements or more
+--------------------------  ---------------------------------------  ------------  ------------------------------------------------------------------------------------------------------------
+features.0.0 to features.1  Conv2d + BatchNorm2d + ReLU + MaxPool2d  replaced      one conv2d_batch_norm_pool2d(activation='relu', pool='max'); with gradients for inputs of 5 elements or more
 features.2 to features.4    Conv2d + ReLU + AvgPool2d                replaced      one conv2d_pool2d(activation='relu', pool='avg')
 head.0                      Flatten                                  not replaced  is not a layer that is fused
 head.1                      Linear                                   not replaced  is not a layer that is fused

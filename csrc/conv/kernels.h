@@ -7,13 +7,15 @@
 
 namespace fastvision {
 
-// Pointers are of the problem's dtype; `bias` may be null, `selection` is null in inference.
+// Pointers are of the problem's dtype; `bias` may be null, `selection` is null in inference. Where `scale` is not, the
+// weights of each output channel are multiplied by its element first.
 struct ConvPool2dForward {
   const void* input;
   const void* weight;
   const void* bias;
   void* output;
   uint8_t* selection;
+  const float* scale = nullptr;
 };
 
 // A null gradient is not wanted. grad_weight is dense (out, in / groups, kh, kw), grad_bias (out).
@@ -48,6 +50,7 @@ struct ConvKernels {
                         Context&);
 
   bool reads_channels_last_weight = false;
+  bool scales_float_weights = false;  // ConvPool2dForward::scale, where the dtype is float32
 };
 
 }  // namespace fastvision

@@ -24,6 +24,12 @@ Tensor conv2d_pool2d(const ConvPool2dOptions& o, const Tensor& input, const Tens
                           output_memory_format(input, weight));
 }
 
+Tensor conv2d_batch_norm_pool2d(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
+                                const OptionalTensor& bias, const Tensor&, const Tensor&, const OptionalTensor&,
+                                const OptionalTensor&, double) {
+  return conv2d_pool2d(o, input, weight, bias);
+}
+
 std::tuple<Tensor, Tensor> conv2d_pool2d_with_selection(const ConvPool2dOptions& o, const Tensor& input,
                                                         const Tensor& weight, const OptionalTensor& bias) {
   const Tensor output = conv2d_pool2d(o, input, weight, bias);
@@ -48,6 +54,7 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_pool2d_backward(const ConvPool2dOption
 
 TORCH_LIBRARY_IMPL(fastvision, Meta, m) {
   m.impl("conv2d_pool2d", &WithOptions<&conv2d_pool2d>::call);
+  m.impl("conv2d_batch_norm_pool2d", &WithOptions<&conv2d_batch_norm_pool2d>::call);
   m.impl("conv2d_pool2d_with_selection", &WithOptions<&conv2d_pool2d_with_selection>::call);
   m.impl("conv2d_pool2d_backward", &WithOptions<&conv2d_pool2d_backward>::call);
 }

@@ -122,9 +122,9 @@ void check_status(const char* error) {
   TORCH_CHECK(!error, "fastvision::conv2d_pool2d: ", error);
 }
 
-// `selection` is undefined in inference.
+// `selection` is undefined in inference, `scale` where there is none.
 Tensor run_forward(const ConvPool2d& p, at::MemoryFormat format, const Tensor& input, const Tensor& weight,
-                   const OptionalTensor& bias, const Tensor& selection) {
+                   const OptionalTensor& bias, const Tensor& selection, const Tensor& scale = {}) {
   const c10::DeviceGuard guard(input.device());
   const Tensor x = input.contiguous(format);
   const Tensor w = dense_weight(p, weight);
@@ -136,7 +136,8 @@ Tensor run_forward(const ConvPool2d& p, at::MemoryFormat format, const Tensor& i
           ->forward(p,
                     {x.const_data_ptr(), w.const_data_ptr(), b.defined() ? b.const_data_ptr() : nullptr,
                      output.mutable_data_ptr(),
-                     selection.defined() && selection.numel() ? selection.mutable_data_ptr<uint8_t>() : nullptr},
+                     selection.defined() && selection.numel() ? selection.mutable_data_ptr<uint8_t>() : nullptr,
+                     scale.defined() ? scale.const_data_ptr<float>() : nullptr},
                     context));
   return output;
 }
@@ -145,11 +146,7 @@ Tensor conv2d_pool2d(const ConvPool2dOptions& o, const Tensor& input, const Tens
                      const OptionalTensor& bias) {
   check_tensors(o, input, weight, bias);
   if (!conv2d_pool2d_has_kernel(o, input, weight, false)) return conv2d_pool2d_reference(o, input, weight, bias);
-  const bool batched = input.dim() == 4;
-  const Tensor images = batched ? input : input.unsqueeze(0);
-  const auto format = output_memory_format(images, weight);
-  const Tensor output = run_forward(describe(o, images, weight, format), format, images, weight, bias, Tensor());
-  return batched ? output : without_batch(o, output);
+  return conv2d_pool2d_by_kernel(o, input, weight, bias.value_or(Tensor()), Tensor());
 }
 
 // The operators of training are called by autograd, which has asked for a kernel, or by hand. What began with
@@ -250,6 +247,20 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_pool2d_backward(const ConvPool2dOption
 
 bool conv2d_pool2d_has_kernel(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight, bool training) {
   return kernels_enabled() && library_has_kernel(o, input, weight, training);
+}
+
+Tensor conv2d_pool2d_by_kernel(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
+                               const Tensor& bias, const Tensor& scale) {
+  const bool batched = input.dim() == 4;
+  const Tensor images = batched ? input : input.unsqueeze(0);
+  const auto format = output_memory_format(images, weight);
+  const Tensor output = run_forward(describe(o, images, weight, format), format, images, weight, bias, Tensor(), scale);
+  return batched ? output : without_batch(o, output);
+}
+
+bool scales_weights(const Tensor& weight) {
+  const ConvKernels* kernels = kernels_for(weight.device());
+  return kernels && kernels->scales_float_weights && weight.scalar_type() == at::kFloat;
 }
 
 TORCH_LIBRARY_IMPL(fastvision, CPU, m) {

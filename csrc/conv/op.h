@@ -9,4 +9,11 @@ namespace fastvision {
 bool conv2d_pool2d_has_kernel(const ConvPool2dOptions& options, const at::Tensor& input, const at::Tensor& weight,
                               bool training);
 
+// Inference by the kernel that conv2d_pool2d_has_kernel found. `scale` as of ConvPool2dForward.
+at::Tensor conv2d_pool2d_by_kernel(const ConvPool2dOptions& options, const at::Tensor& input, const at::Tensor& weight,
+                                   const at::Tensor& bias, const at::Tensor& scale);
+
+// Whether the library of this device reads a scale.
+bool scales_weights(const at::Tensor& weight);
+
 }  // namespace fastvision

@@ -3,7 +3,9 @@
 // what the kernels can't do, and the way to second derivatives.
 #include "conv/reference.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/avg_pool2d.h>
+#include <ATen/ops/batch_norm.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/max_pool2d.h>
@@ -11,14 +13,20 @@
 #include <torch/library.h>
 
 namespace fastvision {
+namespace {
 
-at::Tensor conv2d_pool2d_reference(const ConvPool2dOptions& o, const at::Tensor& input, const at::Tensor& weight,
-                                   const std::optional<at::Tensor>& bias) {
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+Tensor convolve(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
   const auto& [top, bottom, left, right] = o.padding;
   const bool symmetric = top == bottom && left == right;
-  const at::Tensor padded = symmetric ? input : at::constant_pad_nd(input, {left, right, top, bottom});
+  const Tensor padded = symmetric ? input : at::constant_pad_nd(input, {left, right, top, bottom});
   const Pair padding = symmetric ? Pair{top, left} : Pair{0, 0};
-  at::Tensor output = at::conv2d(padded, weight, bias, o.stride, padding, o.dilation, o.groups);
+  return at::conv2d(padded, weight, bias, o.stride, padding, o.dilation, o.groups);
+}
+
+Tensor activate_and_pool(const ConvPool2dOptions& o, Tensor output) {
   if (o.activation == Activation::relu) output = at::relu(output);
   if (o.pool == Pool::max) {
     const Pair no_dilation{1, 1};
@@ -30,8 +38,25 @@ at::Tensor conv2d_pool2d_reference(const ConvPool2dOptions& o, const at::Tensor&
   return output;
 }
 
+}  // namespace
+
+Tensor conv2d_pool2d_reference(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
+                               const OptionalTensor& bias) {
+  return activate_and_pool(o, convolve(o, input, weight, bias));
+}
+
+Tensor conv2d_batch_norm_pool2d_reference(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
+                                          const OptionalTensor& bias, const Tensor& mean, const Tensor& var,
+                                          const OptionalTensor& gamma, const OptionalTensor& beta, double eps) {
+  constexpr double kMomentum = 0;  // of no effect on given statistics
+  return activate_and_pool(o,
+                           at::batch_norm(convolve(o, input, weight, bias), gamma, beta, mean, var,
+                                          /*training=*/false, kMomentum, eps, at::globalContext().userEnabledCuDNN()));
+}
+
 TORCH_LIBRARY_IMPL(fastvision, CompositeImplicitAutograd, m) {
   m.impl("conv2d_pool2d_reference", &WithOptions<&conv2d_pool2d_reference>::call);
+  m.impl("conv2d_batch_norm_pool2d_reference", &WithOptions<&conv2d_batch_norm_pool2d_reference>::call);
 }
 
 }  // namespace fastvision

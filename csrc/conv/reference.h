@@ -8,4 +8,11 @@ namespace fastvision {
 at::Tensor conv2d_pool2d_reference(const ConvPool2dOptions& options, const at::Tensor& input, const at::Tensor& weight,
                                    const std::optional<at::Tensor>& bias);
 
+// The same with batch_norm by given statistics after the convolution; gamma and beta are its weight and bias.
+at::Tensor conv2d_batch_norm_pool2d_reference(const ConvPool2dOptions& options, const at::Tensor& input,
+                                              const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                                              const at::Tensor& mean, const at::Tensor& var,
+                                              const std::optional<at::Tensor>& gamma,
+                                              const std::optional<at::Tensor>& beta, double eps);
+
 }  // namespace fastvision

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from fastvision.convert.chains import Chain, find_chains, function_layer, fuse, nodes_in
-from fastvision.convert.runs import FOLDED_DTYPES, fold_statistics
+from fastvision.convert.runs import FOLDED_DTYPES
 from fastvision.ops.conv import explicit_padding
 
 _operator = torch.ops.fastvision.conv2d_pool2d.default
+_operator_with_norm = torch.ops.fastvision.conv2d_batch_norm_pool2d.default
 
 
 def fastvision(
@@ -61,9 +62,10 @@ def fuse_graph(graph_module: GraphModule) -> int:
 def _fused(
     input: Tensor, weight: Tensor, bias: Tensor | None, norm: tuple | None, padding: Any, options: dict[str, Any]
 ) -> Tensor:
-    if norm is not None:
-        weight, bias = fold_statistics(weight, bias, *norm)
-    return _operator(input, weight, bias, **{**options, "padding": padding})
+    options = {**options, "padding": padding}
+    if norm is None:
+        return _operator(input, weight, bias, **options)
+    return _operator_with_norm(input, weight, bias, *norm, **options)
 
 
 def _convolution(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -128,8 +130,9 @@ def _pays(chain: Chain) -> bool:
         and weight.dtype == mean.dtype
         and weight.dtype in FOLDED_DTYPES
         and len(mean) == len(weight)
-        # A symbolic size is left alone: asking for it would bind the graph to some batch sizes.
-        and (type(input.numel()) is not int or input.numel() >= run.least_input)
+        # Without gradients folding costs nothing. A symbolic size is left alone: asking for it would bind the graph to
+        # some batch sizes.
+        and (not torch.is_grad_enabled() or type(input.numel()) is not int or input.numel() >= run.least_input)
     )
 
 

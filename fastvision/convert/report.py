@@ -142,9 +142,10 @@ def _runs_as_one(module: nn.Module) -> bool:
 
 def _run_row(run: Run, last: str, converted: bool, names: dict[nn.Module, str]) -> Row:
     pool = {None: "none", nn.MaxPool2d: "max", nn.AvgPool2d: "avg"}[run.pool and type(run.pool)]
-    call = f"one conv2d_pool2d(activation='{run.activation}', pool='{pool}')"
+    options = f"(activation='{run.activation}', pool='{pool}')"
+    call = f"one conv2d_pool2d{options}"
     if run.norm is not None:
-        call += f" for inputs of {run.least_input} elements or more"
+        call = f"one conv2d_batch_norm_pool2d{options}; with gradients for inputs of {run.least_input} elements or more"
     hindrance = run.hindrance()
     return Row(
         name=f"{names[run.layers[0]]} to {last}",

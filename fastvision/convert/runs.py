@@ -106,16 +106,17 @@ class Run:
         self.pool = _find(layers, _POOLS)
         self.activation = "relu" if _find(layers, (nn.ReLU,)) is not None else "none"
         self.options = {**convolution_options(self.convolution), "activation": self.activation, **_pooling(self.pool)}
-        self.fused = FusedConvolution(self.convolution, self.options)
+        self.fused = FusedConvolution(self.convolution, self.options, self.norm)
         self.least_input = _least_input_to_fold(self.convolution)
 
     def __call__(self, input: Tensor) -> Tensor:
         weight, bias = tensor_of(self.convolution, "weight"), tensor_of(self.convolution, "bias")
-        if self.norm is not None:
-            if not self._can_fold(input, weight):
-                return self._one_by_one(input)
-            weight, bias = fold_batch_norm(weight, bias, self.norm)
-        return self.fused(input, weight, bias)
+        if self.norm is None:
+            return self.fused(input, weight, bias)
+        norm = [tensor_of(self.norm, name) for name in ("running_mean", "running_var", "weight", "bias")]
+        if norm[0] is None or norm[1] is None or not self._should_fold(input, weight):
+            return self._one_by_one(input)
+        return self.fused(input, weight, bias, *norm)
 
     def hindrance(self) -> str | None:
         """Why the layers always run one by one, as the predicate of a sentence; None if they do not."""
@@ -123,55 +124,21 @@ class Run:
             return None
         return f"is in {self.convolution.weight.dtype}: folding BatchNorm2d would round the weights once more"
 
-    def _can_fold(self, input: Tensor, weight: Tensor) -> bool:
-        mean, variance = tensor_of(self.norm, "running_mean"), tensor_of(self.norm, "running_var")
+    def _should_fold(self, input: Tensor, weight: Tensor) -> bool:
+        if input.dim() != 4:  # BatchNorm2d refuses the unbatched images that Conv2d takes
+            return False
+        # Without gradients folding costs nothing. In export a question for the size would bind the graph to it.
         return (
-            # Size is left alone in export: asking for it would bind the graph to some batch sizes.
-            (torch.compiler.is_exporting() or input.numel() >= self.least_input)
-            and input.dim() == 4  # BatchNorm2d refuses the unbatched images that Conv2d takes
-            and mean is not None
-            and variance is not None
-            and weight.dtype == mean.dtype == variance.dtype
-            and weight.dtype in FOLDED_DTYPES
-            and len(mean) == len(weight)
+            not torch.is_grad_enabled()
+            or not (input.requires_grad or weight.requires_grad)
+            or torch.compiler.is_exporting()
+            or input.numel() >= self.least_input
         )
 
     def _one_by_one(self, input: Tensor) -> Tensor:
         for layer in self.layers:
             input = layer(input)
         return input
-
-
-def fold_batch_norm(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that equals the given one followed by `norm` in eval mode.
-
-    They are computed anew at each call: a cached result could not tell that somebody wrote to `weight.data`, which
-    leaves no trace in the tensor's version counter.
-    """
-    statistics = tensor_of(norm, "running_mean"), tensor_of(norm, "running_var")
-    return fold_statistics(weight, bias, *statistics, tensor_of(norm, "weight"), tensor_of(norm, "bias"), norm.eps)
-
-
-def fold_statistics(
-    weight: Tensor,
-    bias: Tensor | None,
-    mean: Tensor,
-    variance: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with batch normalisation by the given statistics.
-
-    With s = gamma / sqrt(variance + eps), norm(w * x + b) = (s w) * x + s (b - mean) + beta (Ioffe and Szegedy, "Batch
-    Normalization", 2015, algorithm 2). Gradients flow to gamma, beta, weight and bias.
-    """
-    scale = torch.rsqrt(variance + eps)
-    if gamma is not None:
-        scale = scale * gamma
-    centre = -mean if bias is None else bias - mean
-    shift = centre * scale if beta is None else torch.addcmul(beta, centre, scale)
-    return weight * scale.view(-1, 1, 1, 1), shift
 
 
 def _least_input_to_fold(convolution: nn.Conv2d) -> int:

@@ -16,6 +16,7 @@ from fastvision.nn.parameters import tensor_of
 from fastvision.ops.conv import IntPair, explicit_padding
 
 _operator = torch.ops.fastvision.conv2d_pool2d.default
+_operator_with_norm = torch.ops.fastvision.conv2d_batch_norm_pool2d.default
 
 
 def both_axes(value: IntPair) -> tuple[int, ...]:
@@ -49,25 +50,30 @@ def pool_options(kernel_size: IntPair, stride: IntPair | None, padding: IntPair,
 
 
 class FusedConvolution(Unpickled):
-    """The fused operator with the padding of `convolution` and `options` for everything else."""
+    """The fused operator with the padding of `convolution` and `options` for everything else.
 
-    def __init__(self, convolution: nn.Conv2d, options: dict[str, Any]) -> None:
+    With `norm`, the batch normalisation that follows the convolution, a call has its mean, variance, weight and bias
+    as further arguments.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, options: dict[str, Any], norm: nn.BatchNorm2d | None = None) -> None:
         self._convolution = convolution
-        self._options = options
-        self._call = PreparedCall(_operator, 3, **options)
+        self._operator = _operator if norm is None else _operator_with_norm
+        self._options = options if norm is None else {**options, "eps": norm.eps}
+        self._call = PreparedCall(self._operator, 3 if norm is None else 7, **self._options)
         self._pads = convolution.padding_mode != "zeros" or isinstance(convolution.padding, str)
 
-    def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._pad_and_call(input, weight, bias) if self._pads else self._call(input, weight, bias)
+    def __call__(self, input: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
+        return self._pad_and_call(input, weight, *others) if self._pads else self._call(input, weight, *others)
 
-    def _pad_and_call(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _pad_and_call(self, input: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
         convolution = self._convolution
         if convolution.padding_mode != "zeros":
             input = F.pad(input, convolution._reversed_padding_repeated_twice, mode=convolution.padding_mode)
-            return self._call(input, weight, bias)
+            return self._call(input, weight, *others)
         # From the weight's own shape, as stock: it may have been replaced by one of another kernel size.
         padding = explicit_padding(convolution.padding, weight.shape[2:], convolution.stride, convolution.dilation)
-        return _operator(input, weight, bias, **{**self._options, "padding": padding})
+        return self._operator(input, weight, *others, **{**self._options, "padding": padding})
 
 
 class ConvReLU2d(nn.Conv2d):

@@ -1,6 +1,11 @@
 """The operators as functions."""
 
-from fastvision.ops.conv import conv2d_pool2d, conv2d_pool2d_reference
+from fastvision.ops.conv import (
+    conv2d_batch_norm_pool2d,
+    conv2d_batch_norm_pool2d_reference,
+    conv2d_pool2d,
+    conv2d_pool2d_reference,
+)
 from fastvision.ops.rnn import (
     gru,
     gru_cell,
@@ -21,6 +26,8 @@ from fastvision.ops.vae import (
 )
 
 __all__ = [
+    "conv2d_batch_norm_pool2d",
+    "conv2d_batch_norm_pool2d_reference",
     "conv2d_pool2d",
     "conv2d_pool2d_reference",
     "elbo_loss",

@@ -15,6 +15,8 @@ IntPair = int | Sequence[int]
 
 _operator = torch.ops.fastvision.conv2d_pool2d.default
 _reference = torch.ops.fastvision.conv2d_pool2d_reference.default
+_operator_with_norm = torch.ops.fastvision.conv2d_batch_norm_pool2d.default
+_reference_with_norm = torch.ops.fastvision.conv2d_batch_norm_pool2d_reference.default
 
 
 def pair(value: IntPair) -> Sequence[int]:
@@ -119,6 +121,62 @@ def conv2d_pool2d_reference(
     convolution = (pair(stride), explicit_padding(padding, weight.shape[2:], stride, dilation), pair(dilation), groups)
     pooling = _pool_arguments(pool_kernel_size, pool_stride, pool_padding, ceil_mode, count_include_pad)
     return _reference(input, weight, bias, *convolution, activation, pool, *pooling)
+
+
+def conv2d_batch_norm_pool2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+    **options,
+) -> Tensor:
+    """Convolution, batch normalisation by given statistics, activation and pooling in one pass. For inference.
+
+        y = pool(activation((conv2d(x, w) + b - mean) / sqrt(var + eps) * gamma + beta))
+
+    The kernel folds the normalisation into the weights while it packs them. Gradients go to all tensors.
+
+    Args:
+        input, weight, bias: as of `conv2d_pool2d`, in four dimensions.
+        mean, var, gamma, beta, eps: running_mean, running_var, weight, bias and eps of torch.nn.BatchNorm2d, shape
+            (out_channels) each; gamma and beta may be None. Dtypes other than float32 run the reference, as folding
+            would round the weights once more.
+        options: stride, padding, dilation, groups, activation and what follows, by name, as of `conv2d_pool2d`.
+
+    Returns:
+        As `conv2d_pool2d`.
+
+    Raises:
+        RuntimeError: as `conv2d_pool2d`, or what torch.nn.functional.batch_norm raises.
+    """
+    options = _operator_options(weight, **options)
+    return _operator_with_norm(input, weight, bias, mean, var, gamma, beta, eps, **options)
+
+
+def conv2d_batch_norm_pool2d_reference(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+    **options,
+) -> Tensor:
+    """What `conv2d_batch_norm_pool2d` computes, by stock PyTorch calls alone: same arguments, any dtype and device."""
+    options = _operator_options(weight, **options)
+    return _reference_with_norm(input, weight, bias, mean, var, gamma, beta, eps, **options)
+
+
+def _operator_options(weight, stride=1, padding=0, dilation=1, pool_stride=None, **others):
+    padding = explicit_padding(padding, weight.shape[2:], stride, dilation)
+    pool_stride = () if pool_stride is None else pool_stride
+    return {"stride": stride, "padding": padding, "dilation": dilation, "pool_stride": pool_stride, **others}
 
 
 def _pool_arguments(kernel_size, stride, padding, ceil_mode, count_include_pad):

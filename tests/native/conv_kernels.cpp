@@ -89,6 +89,7 @@ class Check {
 
   bool run() {
     if (!forward_is_right(/*training=*/false)) return false;
+    if (p_.dtype == DType::f32 && !scaled_forward_is_right()) return false;
     return !selection_fits(p_) || (forward_is_right(/*training=*/true) && unpool_is_right() && backward_is_right());
   }
 
@@ -108,6 +109,21 @@ class Check {
     if (!one_thread.has_same_bits(three_threads)) return fails("the output depends on the number of threads");
     if (selects && !selections_agree(p_, selection, expected_.selection)) return fails("the selection differs");
     return equal("output", p_.dtype, one_thread, out_places_, expected_.output, tolerance_of(p_));
+  }
+
+  // Weights divided by powers of two, which the kernel multiplies them by.
+  bool scaled_forward_is_right() {
+    std::vector<float> scale(p_.out_channels);
+    for (size_t c = 0; c < scale.size(); ++c) scale[c] = c % 3 == 0 ? 0.5f : c % 3 == 1 ? -1.f : 4.f;
+    const size_t taps = weights_.size() / scale.size();
+    HostTensor divided(p_.dtype, weight_.elements()), output(p_.dtype, output_elements());
+    for (size_t i = 0; i < weights_.size(); ++i) divided.set(i, weights_[i] / scale[i / taps]);
+    HostContext context(2);
+    const char* error = kernels().forward(
+        p_, {input_.data(), divided.data(), with_bias_ ? bias_.data() : nullptr, output.data(), nullptr, scale.data()},
+        context);
+    if (error) return fails(error);
+    return equal("scaled output", p_.dtype, output, out_places_, expected_.output, tolerance_of(p_));
   }
 
   bool unpool_is_right() {

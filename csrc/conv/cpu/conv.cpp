@@ -50,15 +50,15 @@ bool supports(const ConvPool2d& p) {
 void forward_direct(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
   const DirectPlan plan = make_direct_plan(p, kLanes);
   const ImageStrips strips(p, plan, tensors.input);
-  run(DirectConvolution{p, plan, strips, tensors.input, tensors.output, tensors.selection}, tensors.weight,
-      tensors.bias, context);
+  run(DirectConvolution{p, plan, strips, tensors.input, tensors.output, tensors.selection},
+      {tensors.weight, tensors.bias, tensors.scale}, context);
 }
 
 void forward_winograd(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
   const WinogradPlan plan = make_winograd_plan(p, kLanes);
   const ImageStrips strips(p, plan.direct, tensors.input);
-  run(WinogradConvolution{p, plan, strips, tensors.output, tensors.selection, kForwardChain}, tensors.weight,
-      tensors.bias, context);
+  run(WinogradConvolution{p, plan, strips, tensors.output, tensors.selection, kForwardChain},
+      {tensors.weight, tensors.bias, tensors.scale}, context);
 }
 
 // Runs the direct kernel where stock is faster: compiled code may have asked before the sizes were known.
@@ -93,6 +93,7 @@ const ConvKernels* conv_cpu_kernels() {
       .backward = &direct_backward,
       .unpool = &direct_unpool,
       .reads_channels_last_weight = true,
+      .scales_float_weights = true,
   };
   return &kernels;
 }

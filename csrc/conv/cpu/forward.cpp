@@ -16,14 +16,13 @@ struct PackedLayer {
   const float* bias;
 };
 
-PackedLayer pack_layer(const ConvPool2d& p, const DirectPlan& plan, const void* weight, const void* bias,
-                       Context& context) {
+PackedLayer pack_layer(const ConvPool2d& p, const DirectPlan& plan, const Layer& layer, Context& context) {
   const int64_t blocks = p.groups * plan.blocks;
   auto* weights = static_cast<float*>(context.allocate(sizeof(float) * blocks * packed_block_size(plan)));
   context.parallel_for(blocks, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) pack_weights(p, plan, weight, b, weights + b * packed_block_size(plan));
+    for (int64_t b = begin; b < end; ++b) pack_weights(p, plan, layer, b, weights + b * packed_block_size(plan));
   });
-  return {weights, pack_bias(p, plan, bias, context)};
+  return {weights, pack_bias(p, plan, layer.bias, context)};
 }
 
 // Memory of one thread at work on one band of rows.
@@ -156,10 +155,10 @@ class BandWorker {
 
 }  // namespace
 
-void run(const DirectConvolution& work, const void* weight, const void* bias, Context& context) {
+void run(const DirectConvolution& work, const Layer& constants, Context& context) {
   const ConvPool2d& p = work.problem;
   const DirectPlan& plan = work.plan;
-  const PackedLayer layer = pack_layer(p, plan, weight, bias, context);
+  const PackedLayer layer = pack_layer(p, plan, constants, context);
   context.parallel_for(p.batch * p.groups * plan.bands * plan.block_sets, [&](int64_t begin, int64_t end) {
     FloatScratch scratch(BandScratch::size(p, plan));
     BandWorker worker(work, layer, scratch.data());

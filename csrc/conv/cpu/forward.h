@@ -2,6 +2,7 @@
 
 #include "conv/cpu/plan.h"
 #include "conv/cpu/strip.h"
+#include "conv/cpu/weights.h"
 #include "conv/kernels.h"
 
 namespace fastvision {
@@ -16,6 +17,6 @@ struct DirectConvolution {
   uint8_t* selection;  // null in inference
 };
 
-void run(const DirectConvolution& work, const void* weight, const void* bias, Context& context);
+void run(const DirectConvolution& work, const Layer& layer, Context& context);
 
 }  // namespace fastvision

@@ -116,11 +116,13 @@ class UnitWorker {
                           p_.in_channels,
                           kMaxChain,
                           sums_.data()};
+    const float* scale = tensors_.scale ? tensors_.scale + first_channel : nullptr;
     const T* bias = tensors_.bias ? static_cast<const T*>(tensors_.bias) + first_channel : nullptr;
     const Vec floor(p_.activation == Activation::relu ? 0.f : -std::numeric_limits<float>::infinity());
     const int64_t plane = p_.output_strides.c;
     const auto finished = [=](int64_t channel, const Vec& sum) FASTVISION_INLINE {
-      return max_keeping_second(floor, sum + Vec(bias ? static_cast<float>(bias[channel]) : 0.f));
+      const Vec shift(bias ? static_cast<float>(bias[channel]) : 0.f);
+      return max_keeping_second(floor, scale ? at::vec::fmadd(sum, Vec(scale[channel]), shift) : sum + shift);
     };
     if constexpr (std::is_same_v<T, float>) {
       if (count == kPanel) {

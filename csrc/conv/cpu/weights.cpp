@@ -7,12 +7,10 @@ namespace {
 
 template <class T>
 void pack_weights_of(const ConvPool2d& p, const DirectPlan& plan, const T* weight, int64_t block, float* packed) {
-  const int64_t group = block / plan.blocks;
-  const int64_t first = (block % plan.blocks) * plan.block_channels;
-  const int64_t channels = std::min(plan.block_channels, plan.group_out_channels - first);
+  const auto [first, channels] = block_channels(plan, block);
   const int64_t window = p.kernel_h * p.kernel_w;
   if (channels < plan.block_channels) std::fill(packed, packed + packed_block_size(plan), 0.f);
-  const T* source = weight + (group * plan.group_out_channels + first) * plan.tap_count;
+  const T* source = weight + first * plan.tap_count;
   if (window == 1 || plan.group_in_channels == 1 || p.channels_last_weight) {
     transpose(source, plan.tap_count, channels, plan.tap_count, packed, plan.block_channels);
     return;
@@ -38,8 +36,24 @@ void pack_weights_of(const ConvPool2d& p, const DirectPlan& plan, const T* weigh
 
 }  // namespace
 
-void pack_weights(const ConvPool2d& p, const DirectPlan& plan, const void* weight, int64_t block, float* packed) {
-  visit_dtype(p.dtype, [&]<class T>() { pack_weights_of(p, plan, static_cast<const T*>(weight), block, packed); });
+void scale_channels(const float* factors, int64_t channels, float* rows, int64_t count, int64_t stride) {
+  alignas(64) float padded[2 * kLanes] = {};
+  std::copy_n(factors, channels, padded);
+  for (int64_t v = 0; v < channels; v += kLanes) {
+    const Vec factor = Vec::loadu(padded + v);
+    for (int64_t i = 0; i < count; ++i) {
+      float* row = rows + i * stride + v;
+      (Vec::loadu(row) * factor).store(row);
+    }
+  }
+}
+
+void pack_weights(const ConvPool2d& p, const DirectPlan& plan, const Layer& layer, int64_t block, float* packed) {
+  visit_dtype(p.dtype,
+              [&]<class T>() { pack_weights_of(p, plan, static_cast<const T*>(layer.weight), block, packed); });
+  if (!layer.scale) return;
+  const ChannelRange channels = block_channels(plan, block);
+  scale_channels(layer.scale + channels.first, channels.count, packed, plan.tap_count, plan.block_channels);
 }
 
 const float* pack_bias(const ConvPool2d& p, const DirectPlan& plan, const void* bias, Context& context) {

@@ -116,7 +116,7 @@ class UnitWorker {
 };
 
 // Few tiles: all inputs first, then block by block with the block's weights made on the way.
-void run_by_blocks(const WinogradConvolution& work, const void* weight, const float* biases, Context& context) {
+void run_by_blocks(const WinogradConvolution& work, const Layer& layer, const float* biases, Context& context) {
   const WinogradPlan& plan = work.plan;
   const int64_t units = plan.units * work.problem.groups;
   const int64_t inputs_size = UnitWorker::inputs_size(plan);
@@ -132,7 +132,7 @@ void run_by_blocks(const WinogradConvolution& work, const void* weight, const fl
     UnitWorker worker(work, biases);
     FloatScratch transformed(weight_block_size(plan.direct));
     for (int64_t block = begin; block < end; ++block) {
-      transform_weights(work.problem, plan.direct, weight, block, transformed.data());
+      transform_weights(work.problem, plan.direct, layer, block, transformed.data());
       const int64_t group = block / blocks;
       for (int64_t unit = 0; unit < plan.units; ++unit) {
         worker.compute_block(group, unit, block % blocks, inputs + (group * plan.units + unit) * inputs_size,
@@ -143,13 +143,13 @@ void run_by_blocks(const WinogradConvolution& work, const void* weight, const fl
 }
 
 // Many tiles: all weights first, then unit by unit.
-void run_by_units(const WinogradConvolution& work, const void* weight, const float* biases, Context& context) {
+void run_by_units(const WinogradConvolution& work, const Layer& layer, const float* biases, Context& context) {
   const WinogradPlan& plan = work.plan;
   const int64_t blocks = plan.direct.blocks, size = weight_block_size(plan.direct);
   auto* transformed = static_cast<float*>(context.allocate(sizeof(float) * work.problem.groups * blocks * size));
   context.parallel_for(work.problem.groups * blocks, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
-      transform_weights(work.problem, plan.direct, weight, block, transformed + block * size);
+      transform_weights(work.problem, plan.direct, layer, block, transformed + block * size);
     }
   });
   context.parallel_for(work.problem.groups * plan.units * plan.block_sets, [&](int64_t begin, int64_t end) {
@@ -169,12 +169,12 @@ void run_by_units(const WinogradConvolution& work, const void* weight, const flo
 
 }  // namespace
 
-void run(const WinogradConvolution& work, const void* weight, const void* bias, Context& context) {
-  const float* biases = pack_bias(work.problem, work.plan.direct, bias, context);
+void run(const WinogradConvolution& work, const Layer& layer, Context& context) {
+  const float* biases = pack_bias(work.problem, work.plan.direct, layer.bias, context);
   if (work.plan.weights_inside) {
-    run_by_blocks(work, weight, biases, context);
+    run_by_blocks(work, layer, biases, context);
   } else {
-    run_by_units(work, weight, biases, context);
+    run_by_units(work, layer, biases, context);
   }
 }
 

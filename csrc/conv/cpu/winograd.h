@@ -7,6 +7,7 @@
 
 #include "conv/cpu/plan.h"
 #include "conv/cpu/strip.h"
+#include "conv/cpu/weights.h"
 #include "core/context.h"
 
 namespace fastvision {
@@ -66,6 +67,6 @@ constexpr int64_t kForwardChain = 32;
 #endif
 constexpr int64_t kBackwardChain = 8;
 
-void run(const WinogradConvolution& work, const void* weight, const void* bias, Context& context);
+void run(const WinogradConvolution& work, const Layer& layer, Context& context);
 
 }  // namespace fastvision

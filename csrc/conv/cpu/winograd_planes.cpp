@@ -5,6 +5,7 @@
 
 #include "conv/cpu/epilogue.h"
 #include "conv/cpu/rows.h"
+#include "conv/cpu/weights.h"
 #include "core/scratch.h"
 #include "core/simd.h"
 
@@ -44,10 +45,12 @@ inline FASTVISION_INLINE void transform_weight(const Vec (&g)[3], Vec (&u)[kSize
   u[3] = Vec(0.f) - g[2];
 }
 
-void transform_block(const float* weight, int64_t in_channels, int64_t channels, float* transformed) {
+void transform_block(const float* weight, const float* scale, int64_t in_channels, int64_t channels,
+                     float* transformed) {
   alignas(64) float taps[kMaxChannels * 9 * kLanes] = {};
   const int64_t tap_count = in_channels * 9;
   transpose(weight, tap_count, channels, tap_count, taps, kLanes);
+  if (scale) scale_channels(scale, channels, taps, tap_count, kLanes);
   for (int64_t c = 0; c < in_channels; ++c) {
     Vec half[kSize][3];
     unroll<3>([&](auto column) FASTVISION_INLINE {
@@ -379,7 +382,8 @@ void winograd_planes_forward(const ConvPool2d& p, const ConvPool2dForward& tenso
   const int64_t blocks = (p.out_channels + kLanes - 1) / kLanes, size = ChunkWorker::block_size(p);
   auto* weights = static_cast<float*>(context.allocate(sizeof(float) * blocks * size));
   for (int64_t b = 0; b < blocks; ++b) {
-    transform_block(static_cast<const float*>(tensors.weight) + b * kLanes * p.in_channels * 9, p.in_channels,
+    transform_block(static_cast<const float*>(tensors.weight) + b * kLanes * p.in_channels * 9,
+                    tensors.scale ? tensors.scale + b * kLanes : nullptr, p.in_channels,
                     std::min(kLanes, p.out_channels - b * kLanes), weights + b * size);
   }
   const int64_t windows = p.out_h * p.out_w;

@@ -28,12 +28,11 @@ void transform_chunk(const Chunk& chunk, int64_t channels, int64_t vectors, int6
 }
 
 template <class T>
-void transform_weights_of(const ConvPool2d& p, const DirectPlan& plan, const T* weight, int64_t block,
-                          float* transformed) {
-  const int64_t first = block % plan.blocks * plan.block_channels;
-  const int64_t out_channels = std::min(plan.block_channels, plan.group_out_channels - first);
+void transform_weights_of(const ConvPool2d& p, const DirectPlan& plan, const T* weight, const float* scale,
+                          int64_t block, float* transformed) {
+  const auto [first, out_channels] = block_channels(plan, block);
   const int64_t vectors = (out_channels + kLanes - 1) / kLanes;
-  const T* source = weight + (block / plan.blocks * plan.group_out_channels + first) * plan.tap_count;
+  const T* source = weight + first * plan.tap_count;
 
   constexpr int64_t kChannels = 16;
   alignas(64) float taps[kChannels * kWindowTaps * 2 * kLanes] = {};
@@ -50,16 +49,21 @@ void transform_weights_of(const ConvPool2d& p, const DirectPlan& plan, const T* 
     } else {
       transpose(source + c * kWindowTaps, plan.tap_count, out_channels, channels * kWindowTaps, taps, pixel);
     }
+    if (scale) {
+      const int64_t rows = (p.channels_last_weight ? kChannels : channels) * kWindowTaps;
+      scale_channels(scale + first, out_channels, taps, rows, pixel);
+    }
     transform_chunk(chunk, channels, vectors, weight_stride(plan), transformed + c * vectors * kLanes);
   }
 }
 
 }  // namespace
 
-void transform_weights(const ConvPool2d& p, const DirectPlan& plan, const void* weight, int64_t block,
+void transform_weights(const ConvPool2d& p, const DirectPlan& plan, const Layer& layer, int64_t block,
                        float* transformed) {
-  visit_dtype(p.dtype,
-              [&]<class T>() { transform_weights_of(p, plan, static_cast<const T*>(weight), block, transformed); });
+  visit_dtype(p.dtype, [&]<class T>() {
+    transform_weights_of(p, plan, static_cast<const T*>(layer.weight), layer.scale, block, transformed);
+  });
 }
 
 }  // namespace fastvision::winograd

@@ -1,6 +1,7 @@
 // Weights in Winograd's form.
 #pragma once
 
+#include "conv/cpu/weights.h"
 #include "conv/cpu/winograd.h"
 
 namespace fastvision::winograd {
@@ -17,7 +18,7 @@ inline int64_t weight_block_size(const DirectPlan& plan) {
 
 // Output channels of block `block` as [point][channel][vector], missing ones zero. Blocks are numbered through all
 // groups.
-void transform_weights(const ConvPool2d& problem, const DirectPlan& plan, const void* weight, int64_t block,
+void transform_weights(const ConvPool2d& problem, const DirectPlan& plan, const Layer& layer, int64_t block,
                        float* transformed);
 
 }  // namespace fastvision::winograd
