@@ -43,7 +43,7 @@ def build(program: str, sanitizer: str, capability: str) -> Path:
     (kernels,) = (library for library in setup.libraries() if library.file == f"_cpu_{capability}.so")
     kernels = replace(kernels, compile=[*kernels.compile, *SANITIZERS[sanitizer]])
     with ThreadPoolExecutor(setup.job_count()) as pool:
-        objects = list(pool.map(lambda source: setup.compile_object(kernels, source, directory), kernels.sources))
+        objects = [job.result() for job in setup.compile_objects(kernels, directory, pool)]
     source = Path("tests/native") / f"{program}.cpp"
     headers = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "tests").rglob("*.h")]
     executable = directory / f"{program}-{capability}"
