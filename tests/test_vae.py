@@ -224,6 +224,20 @@ def test_kl_of_a_large_input(capability):
 
 
 @pytest.mark.slow
+def test_kl_of_a_hundred_million_elements():
+    """It takes 1.2 GB."""
+    generator = torch.Generator().manual_seed(3)
+    mu, logvar = (torch.empty(100_000_000).normal_(generator=generator) for _ in range(2))
+    exact_kl = 0.0
+    for m, v in zip(mu.split(10_000_000), logvar.split(10_000_000), strict=True):
+        v = v.double()
+        exact_kl += 0.5 * (v.expm1().sub_(v).sum() + m.double().square_().sum())
+    no_recon = torch.empty(0)
+    for kl in (elbo_loss(no_recon, no_recon, mu, logvar), reparameterize_kl(mu, logvar, reduction="sum")[1]):
+        assert abs(kl.double() / exact_kl - 1) < 1e-7
+
+
+@pytest.mark.slow
 def test_compiled_graphs_draw_new_noise():
     mu, logvar = (t.detach() for t in latents(8, 40))
     compiled = torch.compile(lambda mu, logvar: reparameterize_kl(mu, logvar), fullgraph=True)

@@ -12,6 +12,7 @@ from fastvision.ops.vae import elbo_loss_reference, reparameterize_kl_reference
 OPS = torch.ops.fastvision
 pytestmark = pytest.mark.usefixtures("one_thread")
 REDUCTIONS = ("sum", "mean", "batchmean", "none")
+OPTIONS = ("reconstruction", "beta", "free_bits", "reduction")
 RECONSTRUCTIONS = ("mse", "bce", "bce_with_logits")
 
 
@@ -143,6 +144,19 @@ def test_opcheck():
     for mask in ([True, True, True], [False, True, False]):
         arguments = (mu.sum(), recon, target, mu, logvar, *options, mask)
         torch.library.opcheck(OPS.elbo_loss_backward.default, arguments)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "batchmean"])
+@pytest.mark.parametrize("reconstruction", RECONSTRUCTIONS)
+def test_backward_of_the_loss_without_a_kernel(reconstruction, reduction):
+    recon, target, mu, logvar = losses(torch.float64)
+    options = (reconstruction, 0.5, 0.2, reduction)
+    loss = elbo_loss_reference(recon, target, mu, logvar, **dict(zip(OPTIONS, options, strict=True)))
+    expected = torch.autograd.grad(loss, (recon, mu, logvar), torch.tensor(3.0, dtype=torch.float64))
+    arguments = (torch.tensor(3.0, dtype=torch.float64), recon.detach(), target, mu.detach(), logvar.detach(), *options)
+    assert_close(OPS.elbo_loss_backward(*arguments, [True, True, True]), expected)
+    assert_close(OPS.elbo_loss_backward(*arguments, [False, True, False])[1], expected[1])
+    assert [t.numel() for t in OPS.elbo_loss_backward(*arguments, [True, False, False])] == [15, 0, 0]
 
 
 @pytest.mark.parametrize("rng", ["philox", "torch"])

@@ -113,14 +113,6 @@ SampleAndKl reparameterize_forward(const Tensor& mu, const Tensor& logvar, const
   return {z.contiguous(format), kl};
 }
 
-// Of operators that autograd calls, which has asked for a kernel. What began with kernels ends with kernels:
-// fastvision.backends.enabled does not come between forward and backward.
-const VaeKernels& kernels_for_backward(const char* op, const Tensor& tensor) {
-  const VaeKernels* kernels = kernels_on(tensor.device(), tensor.scalar_type());
-  TORCH_CHECK(kernels, op, ": no kernel for ", tensor.scalar_type(), " on ", tensor.device());
-  return *kernels;
-}
-
 void check_shaped(const char* op, const char* name, const Tensor& tensor, at::IntArrayRef sizes, const Tensor& like) {
   TORCH_CHECK(tensor.sizes() == sizes && tensor.scalar_type() == like.scalar_type() && tensor.device() == like.device(),
               op, ": ", name, ": expected shape ", sizes, " and dtype ", like.scalar_type(), " on ", like.device(),
@@ -150,6 +142,7 @@ SampleAndKl reparameterize_backward(const OptionalTensor& grad_z, const Optional
   };
   const OptionalTensor by_z = checked("grad_z", grad_z, mu.sizes()),
                        by_kl = reduction ? checked("grad_kl", grad_kl, kl_sizes(mu, reduction)) : std::nullopt;
+  // What began with kernels ends with kernels: fastvision.backends.enabled does not come between forward and backward.
   const VaeKernels* kernels = kernels_on(mu.device(), mu.scalar_type());
   if (!kernels) {
     const Tensor noise = call_standard_normal(mu.sym_sizes(), state, mu.scalar_type());
@@ -222,18 +215,19 @@ std::tuple<Tensor, Tensor, Tensor> elbo_loss_backward(const Tensor& grad_loss, c
   const ElboOptions options(reconstruction, beta, free_bits, reduction);
   check_elbo(kOp, options, recon, target, mu, logvar);
   check_shaped(kOp, "grad_loss", grad_loss, {}, mu);
-  const VaeKernels& kernels = kernels_for_backward(kOp, mu);
+  const VaeKernels* kernels = kernels_on(mu.device(), mu.scalar_type());
+  if (!kernels) return elbo_loss_backward_reference(grad_loss, recon, target, mu, logvar, options, mask);
   const c10::DeviceGuard guard(mu.device());
   const auto r = recon.expect_contiguous(), t = target.expect_contiguous(), m = mu.expect_contiguous(),
              v = logvar.expect_contiguous();
   const Tensor grad_recon = gradient(mask[0], recon), grad_mu = gradient(mask[1], mu),
                grad_logvar = gradient(mask[2], logvar);
   TorchContext context(mu.device());
-  check_status(kOp, kernels.elbo_backward(describe(options, recon, mu),
-                                          {grad_loss.const_data_ptr(), r->const_data_ptr(), t->const_data_ptr(),
-                                           m->const_data_ptr(), v->const_data_ptr(), data(mask[0], grad_recon),
-                                           data(mask[1], grad_mu), data(mask[2], grad_logvar)},
-                                          context));
+  check_status(kOp, kernels->elbo_backward(describe(options, recon, mu),
+                                           {grad_loss.const_data_ptr(), r->const_data_ptr(), t->const_data_ptr(),
+                                            m->const_data_ptr(), v->const_data_ptr(), data(mask[0], grad_recon),
+                                            data(mask[1], grad_mu), data(mask[2], grad_logvar)},
+                                           context));
   return {grad_recon, grad_mu, grad_logvar};
 }
 

@@ -4,10 +4,13 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/binary_cross_entropy.h>
+#include <ATen/ops/binary_cross_entropy_backward.h>
 #include <ATen/ops/binary_cross_entropy_with_logits.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/exp.h>
 #include <ATen/ops/mse_loss.h>
+#include <ATen/ops/mse_loss_backward.h>
+#include <ATen/ops/sigmoid.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
@@ -79,6 +82,33 @@ Tensor elbo_loss_reference(const Tensor& recon, const Tensor& target, const Tens
   Tensor kl = -0.5 * kl_elements(mu, logvar);
   if (options.free_bits > 0) kl = kl.clamp_min(options.free_bits);
   return loss + options.beta * reduced(options.reduction, kl);
+}
+
+std::tuple<Tensor, Tensor, Tensor> elbo_loss_backward_reference(const Tensor& grad_loss, const Tensor& recon,
+                                                                const Tensor& target, const Tensor& mu,
+                                                                const Tensor& logvar, const ElboOptions& options,
+                                                                std::array<bool, 3> mask) {
+  const Tensor unwanted = at::empty({0}, mu.options());
+  Tensor grad_recon = unwanted, grad_mu = unwanted, grad_logvar = unwanted;
+  if (mask[0]) {
+    const Tensor by_term = grad_loss * scale_of(options.reduction, recon);
+    switch (options.reconstruction) {
+      case Reconstruction::mse:
+        grad_recon = at::mse_loss_backward(by_term, recon, target, at::Reduction::Sum);
+        break;
+      case Reconstruction::bce:
+        grad_recon = at::binary_cross_entropy_backward(by_term, recon, target, {}, at::Reduction::Sum);
+        break;
+      case Reconstruction::bce_with_logits:
+        grad_recon = by_term * (at::sigmoid(recon) - target);
+        break;
+    }
+  }
+  Tensor by_kl = grad_loss * (options.beta * scale_of(options.reduction, mu));
+  if (options.free_bits > 0) by_kl = by_kl * (-0.5 * kl_elements(mu, logvar) >= options.free_bits);
+  if (mask[1]) grad_mu = by_kl * mu;
+  if (mask[2]) grad_logvar = 0.5 * by_kl * (at::exp(logvar) - 1);
+  return {grad_recon.contiguous(), grad_mu.contiguous(), grad_logvar.contiguous()};
 }
 
 Tensor standard_normal_reference(at::IntArrayRef size, const Tensor& state, at::ScalarType dtype) {

@@ -23,6 +23,11 @@ SampleAndKl reparameterize_backward_reference(const std::optional<at::Tensor>& g
 at::Tensor elbo_loss_reference(const at::Tensor& recon, const at::Tensor& target, const at::Tensor& mu,
                                const at::Tensor& logvar, const ElboOptions& options);
 
+// Gradients of recon, mu and logvar by the formulas, each empty where it is not wanted.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> elbo_loss_backward_reference(
+    const at::Tensor& grad_loss, const at::Tensor& recon, const at::Tensor& target, const at::Tensor& mu,
+    const at::Tensor& logvar, const ElboOptions& options, std::array<bool, 3> mask);
+
 // The stream's first numbers (core/philox.h), one after another.
 at::Tensor standard_normal_reference(at::IntArrayRef size, const at::Tensor& state, at::ScalarType dtype);
 
