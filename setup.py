@@ -263,14 +263,31 @@ class BuildNative(build_ext):
                 copy.unlink(missing_ok=True)  # a process may have the old file mapped
                 shutil.copy2(file, copy)
             self.built.append(str(copy))
+        record = target / "_built_with.py"
+        text = f'TORCH_VERSION = "{import_torch().__version__}"\n'
+        if not record.exists() or record.read_text() != text:
+            record.write_text(text)
+        self.built.append(str(record))
 
     def get_outputs(self) -> list[str]:
         return getattr(self, "built", [])
 
 
+def requirements(torch_version: str | None) -> list[str]:
+    """Native code fits the torch that it was built with; sources alone fit any that is new enough."""
+    if torch_version is None:
+        return ["torch>=2.13", "numpy"]
+    return [f"torch=={'.'.join(torch_version.split('.')[:2])}.*", "numpy"]
+
+
+torch_version = None
 # At the start, not after minutes: everything but a source archive needs both.
 if not {"sdist", "egg_info"} & set(sys.argv):
-    import_torch()
+    torch_version = import_torch().__version__
     compiler()
 
-setup(cmdclass={"build_ext": BuildNative}, ext_modules=[Extension("fastvision._C", ["csrc/python.cpp"])])
+setup(
+    cmdclass={"build_ext": BuildNative},
+    ext_modules=[Extension("fastvision._C", ["csrc/python.cpp"])],
+    install_requires=requirements(torch_version),
+)

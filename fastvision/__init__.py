@@ -7,6 +7,19 @@ from fastvision import (
     ops,
 )
 from fastvision.convert import Report, convert, explain, revert
+from fastvision.export import export, library_path, load
 from fastvision.version import __version__
 
-__all__ = ["Report", "__version__", "backends", "convert", "explain", "nn", "ops", "revert"]
+__all__ = [
+    "Report",
+    "__version__",
+    "backends",
+    "convert",
+    "explain",
+    "export",
+    "library_path",
+    "load",
+    "nn",
+    "ops",
+    "revert",
+]

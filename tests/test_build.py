@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from native_programs import ROOT, load_setup
 
 COMPILER = os.environ.get("CXX", "g++").split()[0]
@@ -168,3 +169,35 @@ def test_import_without_the_native_library_says_how_to_build_it(tmp_path):
     assert result.returncode == 1
     assert "ImportError: fastvision's native library could not be loaded" in result.stderr
     assert "pip install --no-build-isolation" in result.stderr
+
+
+def import_built_with(version, tmp_path):
+    """What an import says of the package as it is, but for the record of the torch that it was built with."""
+    package = tmp_path / "fastvision"
+    shutil.copytree(ROOT / "fastvision", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "_built_with.py").write_text(f'TORCH_VERSION = "{version}"\n')
+    command = [sys.executable, "-c", "import fastvision; print('imported')"]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+
+
+def test_import_with_another_torch_names_both(tmp_path):
+    result = import_built_with("2.4.1+cu121", tmp_path)
+    assert result.returncode == 1
+    sentence = f"built with torch 2.4.1+cu121, but torch {torch.__version__} is installed. Install torch==2.4.*, or"
+    assert sentence in result.stderr
+
+
+def test_import_with_a_torch_that_differs_in_the_last_number(tmp_path):
+    major, minor, *_ = torch.__version__.split(".")
+    assert import_built_with(f"{major}.{minor}.9+cu130", tmp_path).stdout == "imported\n"
+
+
+def test_the_build_records_its_torch():
+    record = ROOT / "fastvision" / "_built_with.py"
+    assert record.read_text() == f'TORCH_VERSION = "{torch.__version__}"\n'
+
+
+def test_requirements_are_the_torch_of_the_build():
+    setup = load_setup()
+    assert setup.requirements("2.13.0+cpu") == ["torch==2.13.*", "numpy"]
+    assert setup.requirements(None) == ["torch>=2.13", "numpy"]
