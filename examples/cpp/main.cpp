@@ -9,7 +9,7 @@
 
 namespace {
 
-void print(const at::Tensor& tensor) {
+void print_numbers(const at::Tensor& tensor) {
   const at::Tensor dense = tensor.contiguous();
   const float* numbers = dense.const_data_ptr<float>();
   for (int64_t i = 0; i < dense.numel(); ++i) std::printf(i ? " %.9g" : "%.9g", numbers[i]);
@@ -28,7 +28,7 @@ int main(int count, char** arguments) {
     torch::inductor::AOTIModelPackageLoader model(arguments[1]);
     at::manual_seed(0);
     const at::Tensor films = at::randn({3, 5, 1, 16, 16});
-    for (const at::Tensor& result : model.run({films})) print(result);
+    for (const at::Tensor& result : model.run({films})) print_numbers(result);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
