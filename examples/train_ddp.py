@@ -8,7 +8,9 @@ too (FSDP2). Without torchrun there is one process.
 """
 
 import argparse
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -37,7 +39,13 @@ def build(kind: str, dataset: ImageDataset) -> nn.Module:
 
 
 def train(
-    model: nn.Module, dataset: ImageDataset, *, batch_size: int, steps: int, lr: float, shard: bool = False
+    model: nn.Module,
+    dataset: ImageDataset,
+    optimizer_of: Callable[..., torch.optim.Optimizer],
+    *,
+    batch_size: int,
+    steps: int,
+    shard: bool = False,
 ) -> nn.Module:
     """Trains on `steps` batches and returns the model, wrapped where there is a process group.
 
@@ -53,7 +61,7 @@ def train(
         fully_shard(model)
     elif dist.is_initialized():
         model = DistributedDataParallel(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    optimizer = optimizer_of(model.parameters())
     generator = torch.Generator().manual_seed(0)  # the same order in every process
     for step in range(steps):
         chosen = torch.randint(len(dataset), (batch_size,), generator=generator)
@@ -78,7 +86,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="directory of IDX files; by default real images at hand")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=64, help="images of a step, of all processes together")
-    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--shard", action="store_true", help="distribute the parameters as well")
     parser.add_argument("--out", type=Path, help="file for the state_dict")
     arguments = parser.parse_args()
@@ -88,8 +96,9 @@ def main() -> None:
     elif arguments.shard:
         parser.error("--shard needs the processes of torchrun")
     train_set, test_set = load(arguments.data)
-    options = {"batch_size": arguments.batch_size, "steps": arguments.steps, "lr": arguments.lr}
-    model = train(build(arguments.model, train_set), train_set, shard=arguments.shard, **options)
+    adam = functools.partial(torch.optim.Adam, lr=arguments.lr)
+    options = {"batch_size": arguments.batch_size, "steps": arguments.steps, "shard": arguments.shard}
+    model = train(build(arguments.model, train_set), train_set, adam, **options)
     state = whole_state(model)
     if not dist.is_initialized() or dist.get_rank() == 0:
         trained = build(arguments.model, train_set).eval()

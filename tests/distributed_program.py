@@ -4,7 +4,7 @@ import sys
 
 import torch
 import torch.distributed as dist
-from distributed_cases import OPTIONS, dataset
+from distributed_cases import OPTIMIZER, OPTIONS, dataset
 from train_ddp import build, train, whole_state
 
 
@@ -14,7 +14,9 @@ def main(path: str) -> None:
     states = {}
     for kind in ("cnn", "lstm"):
         for shard in (False, True):
-            states[kind, shard] = whole_state(train(build(kind, dataset()), dataset(), shard=shard, **OPTIONS))
+            states[kind, shard] = whole_state(
+                train(build(kind, dataset()), dataset(), OPTIMIZER, shard=shard, **OPTIONS)
+            )
     if dist.get_rank() == 0:
         torch.save(states, path)
     dist.destroy_process_group()

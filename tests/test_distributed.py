@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_cases import OPTIONS, dataset
+from distributed_cases import OPTIMIZER, OPTIONS, dataset
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, Dataset
@@ -39,7 +39,7 @@ def test_two_processes_train_as_one(trained_by_two, kind, shard, monkeypatch):
     from train_ddp import build, train
 
     untrained = build(kind, dataset()).state_dict()
-    state = train(build(kind, dataset()), dataset(), **OPTIONS).state_dict()
+    state = train(build(kind, dataset()), dataset(), OPTIMIZER, **OPTIONS).state_dict()
     assert_close(trained_by_two[kind, shard], state, rtol=1e-5, atol=1e-6)
     assert all((state[name] - untrained[name]).abs().max() > 1e-4 for name in state)
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fastvision.convert.chains import Chain, find_chains, function_layer, fuse, nodes_in
+from fastvision.convert.chains import Chain, example_of, find_chains, function_layer, fuse, nodes_in
+from fastvision.convert.latents import replace_latents
 from fastvision.convert.runs import FOLDED_DTYPES
 from fastvision.ops.conv import explicit_padding
 
@@ -51,12 +52,13 @@ def fastvision(
 
 
 def fuse_graph(graph_module: GraphModule) -> int:
-    """Replaces the chains in a graph that Dynamo captured; how many there were."""
+    """Replaces the chains, samples and KLs in a graph that Dynamo captured; how many there were."""
     chains = [chain for chain in find_chains(graph_module.graph, _layer) if chain.length > 1 and _pays(chain)]
     for chain in chains:
         fuse(graph_module.graph, chain, _fused, _arguments(chain))
+    latents = replace_latents(graph_module.graph)
     graph_module.recompile()
-    return len(chains)
+    return len(chains) + latents
 
 
 def _fused(
@@ -89,7 +91,7 @@ def _layer(node: Node) -> nn.Module | None:
 
 def _convolution_layer(node: Node) -> nn.Conv2d | None:
     call = _convolution(*node.args, **node.kwargs)
-    weight = _example(call["weight"])
+    weight = example_of(call["weight"])
     sizes = [] if weight is None else list(weight.shape)
     constants = not any(isinstance(value, Node) for value in torch.utils._pytree.tree_leaves(call["options"]))
     if len(sizes) != 4 or not all(type(size) is int for size in sizes) or not constants:
@@ -104,17 +106,11 @@ def _convolution_layer(node: Node) -> nn.Conv2d | None:
 
 def _norm_layer(node: Node) -> nn.BatchNorm2d | None:
     call = _norm(*node.args, **node.kwargs)
-    examples = [_example(tensor) for tensor in call["tensors"]]
+    examples = [example_of(tensor) for tensor in call["tensors"]]
     inputs_first = all(tensor is None or tensor.op == "placeholder" for tensor in call["tensors"])
     if call["training"] is not False or None in examples[:2] or not inputs_first or not isinstance(call["eps"], float):
         return None
     return nn.BatchNorm2d(len(examples[0]), device="meta", dtype=examples[0].dtype).eval()
-
-
-def _example(value: Any) -> Tensor | None:
-    """The fake tensor that stands for a node's value."""
-    example = value.meta.get("example_value") if isinstance(value, Node) else None
-    return example if isinstance(example, Tensor) else None
 
 
 def _pays(chain: Chain) -> bool:
@@ -122,7 +118,7 @@ def _pays(chain: Chain) -> bool:
     run = chain.run()
     if run.norm is None:
         return True
-    input = _example(chain.nodes[0].args[0])
+    input = example_of(chain.nodes[0].args[0])
     weight, mean = run.convolution.weight, run.norm.running_mean
     return (
         input is not None

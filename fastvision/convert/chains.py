@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from fastvision.convert.runs import Run, find_runs
@@ -68,6 +68,12 @@ def nodes_in(node: Node) -> list[Node]:
     found = []
     torch.fx.node.map_arg((node.args, node.kwargs), found.append)
     return found
+
+
+def example_of(value: Any) -> Tensor | None:
+    """The fake tensor that stands for a node's value in a graph that Dynamo captured."""
+    example = value.meta.get("example_value") if isinstance(value, Node) else None
+    return example if isinstance(example, Tensor) else None
 
 
 @dataclass(frozen=True)
