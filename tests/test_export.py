@@ -74,6 +74,17 @@ def test_free_sizes_of_converted_models(name):
         assert_close(*results)
 
 
+@pytest.mark.parametrize("name", ["CNN", "LSTM", "GRU"])
+def test_traced_and_frozen_by_torchscript(name):
+    build, sizes, _, _ = MODELS[name]
+    torch.manual_seed(0)
+    model, input = build(), torch.randn(sizes)
+    traced = torch.jit.trace(convert(model), input)
+    for function in (traced, torch.jit.freeze(traced)):
+        assert "fastvision::" not in str(function.inlined_graph)  # stock's layers: it loads without fastvision
+        assert_close(function(input), model(input))
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     """The example's package, compiled once, and what the example prints."""

@@ -1,5 +1,6 @@
 """The operators as functions."""
 
+from fastvision.ops import vmap  # noqa: F401  (registers rules)
 from fastvision.ops.conv import (
     conv2d_batch_norm_pool2d,
     conv2d_batch_norm_pool2d_reference,
