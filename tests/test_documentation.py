@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor
 from torch import nn
 
 pytest.importorskip("typer", reason='typer (the extra "cli") is not installed')
@@ -57,7 +58,18 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "peak_training_memory", lambda run: None)
 
 
-@pytest.mark.usefixtures("few_images")
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports that save the program as it is recorded. To compile it takes half a minute (test_export.py)."""
+
+    def save(program: torch.export.ExportedProgram, package_path: str, inductor_configs: dict) -> None:
+        torch.export.save(program, package_path)
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", save)
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: torch.export.load(path).module())
+
+
+@pytest.mark.usefixtures("few_images", "no_compiler")
 @pytest.mark.parametrize("file", [file for file in FILES if blocks(file, "python")], ids=lambda file: file.name)
 def test_python_runs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)

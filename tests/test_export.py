@@ -74,6 +74,7 @@ def test_free_sizes_of_converted_models(name):
         assert_close(*results)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of stock's checks of shapes
 @pytest.mark.parametrize("name", ["CNN", "LSTM", "GRU"])
 def test_traced_and_frozen_by_torchscript(name):
     build, sizes, _, _ = MODELS[name]
