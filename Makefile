@@ -40,12 +40,12 @@ build:
 lint: install
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	git ls-files 'csrc/*' 'tests/*' | grep -E '\.(h|cpp|cu|cuh)$$' | xargs $(dir $(PYTHON))clang-format --dry-run --Werror
+	git ls-files 'csrc/*' 'tests/*' 'examples/*' | grep -E '\.(h|cpp|cu|cuh)$$' | xargs $(dir $(PYTHON))clang-format --dry-run --Werror
 
 format: install
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
-	git ls-files 'csrc/*' 'tests/*' | grep -E '\.(h|cpp|cu|cuh)$$' | xargs $(dir $(PYTHON))clang-format -i
+	git ls-files 'csrc/*' 'tests/*' 'examples/*' | grep -E '\.(h|cpp|cu|cuh)$$' | xargs $(dir $(PYTHON))clang-format -i
 
 sanitize: install
 	$(PYTHON) tools/sanitize.py
