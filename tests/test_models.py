@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 import fastvision
-from fastvision.models import RecognitionCNN, SequenceClassifier
+from fastvision.models import PRESETS, RecognitionCNN, SequenceClassifier
 
 
 def small_cnn(**options) -> RecognitionCNN:
@@ -29,6 +29,19 @@ def test_recognition_cnn_shapes(options, image_shape, features):
     assert model(torch.rand(2, *image_shape)).shape == (2, classes)
     assert model(torch.rand(0, *image_shape)).shape == (0, classes)
     assert model(torch.rand(image_shape)).shape == (classes,)
+
+
+def test_recognition_cnn_presets():
+    counts = {name: sum(p.numel() for p in small_cnn(**preset).parameters()) for name, preset in PRESETS.items()}
+    assert counts["medium"] == sum(parameter.numel() for parameter in small_cnn().parameters())
+    assert counts["small"] < counts["medium"] / 3 < counts["large"] / 9
+    convolutions = [module for module in small_cnn(width=2, depth=2).modules() if isinstance(module, nn.Conv2d)]
+    assert [conv.out_channels for conv in convolutions] == [64, 64, 128, 128, 256, 256]
+    assert small_cnn(width=0.5)(torch.rand(1, 1, 28, 28)).shape == (1, 10)
+    assert RecognitionCNN(input_size=64, depth=2)(torch.rand(1, 3, 64, 64)).shape == (1, 10)
+    for options, message in (({"width": 0.001}, "width: expected"), ({"depth": 0}, "depth: expected at least one")):
+        with pytest.raises(ValueError, match=message):
+            small_cnn(**options)
 
 
 def test_recognition_cnn_layers():

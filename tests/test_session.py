@@ -3,13 +3,15 @@
 import errno
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_training import dark_and_bright, weights
 
-from fastvision.training import CheckpointError, checkpoint, load_checkpoint
-from fastvision.training.session import Session, Settings
+from fastvision.training import CheckpointError, DivergedError, checkpoint, load_checkpoint
+from fastvision.training.session import Session
+from fastvision.training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,6 +109,73 @@ def test_resume_refuses_other_images(tmp_path):
         other.resume()
 
 
+def test_augmentation_reaches_training_alone_and_goes_on_to_the_same_bits(tmp_path):
+    def noisy(images):
+        assert images.dtype == torch.uint8
+        seen.append(len(images))
+        return (images / 255 + torch.rand(1)).clamp(0, 1)
+
+    def augmented(directory) -> Session:
+        directory.mkdir(exist_ok=True)
+        return Session(Settings("recognition", batch_size=16), dark_and_bright(), directory, augment=noisy)
+
+    def stop(progress):
+        if progress.images == 32:
+            raise Stop
+
+    seen = []
+    whole = augmented(tmp_path / "whole")
+    whole.run(2)
+    assert seen == [16, 16, 11] * 2  # but not the validation images
+    stopped = augmented(tmp_path / "stopped")
+    with pytest.raises(Stop):
+        stopped.run(2, on_batch=stop)
+    stopped.save()
+    resumed = augmented(tmp_path / "stopped")
+    resumed.resume()
+    resumed.run(2)
+    plain = session(tmp_path / "plain")
+    plain.run(2)
+    assert resumed.history == whole.history
+    assert plain.history != whole.history
+
+
+def test_a_validation_loss_that_is_not_finite(tmp_path, monkeypatch):
+    run = session(tmp_path)
+    run.run(1)
+    before = load_checkpoint(tmp_path / "last.pt")
+    monkeypatch.setattr(run, "evaluate", lambda dataset: SimpleNamespace(loss=float("nan"), accuracy=0.5))
+    with pytest.raises(DivergedError, match="loss on the validation images is nan after epoch 2"):
+        run.run(2)
+    assert same(load_checkpoint(tmp_path / "last.pt"), before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "variants"),
+    [("recognition", "small medium large"), ("sequence", "gru lstm bigru bilstm"), ("vae", "dense conv")],
+)
+def test_variants(kind, variants):
+    models = [Settings(kind, variant=variant).build_model((3, 28, 20), 5) for variant in variants.split()]
+    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in models]
+    assert len(set(counts)) == len(counts)
+    for model in models:
+        output = model(torch.rand(2, 3, 28, 20))
+        assert output[0].shape == (2, 3, 28, 20) if kind == "vae" else output.shape == (2, 5)
+    with pytest.raises(ValueError, match=f"variant: {kind} has .*, got 'huge'"):
+        Settings(kind, variant="huge")
+
+
+@pytest.mark.parametrize("kind", ["recognition", "sequence", "vae"])
+def test_stock_has_the_same_weights(kind):
+    images = torch.rand(2, 1, 28, 28)
+    stock, ours = (Settings(kind, stock=stock, seed=3).build_model((1, 28, 28), 5).eval() for stock in (True, False))
+    assert same(stock.state_dict(), ours.state_dict())
+    replaced = [type(module).__module__.startswith("fastvision.nn") for module in stock.modules()]
+    assert not any(replaced)
+    expected, found = ((model.encode(images)[0] if kind == "vae" else model(images)) for model in (stock, ours))
+    torch.testing.assert_close(found, expected)
+
+
 def test_refuses_what_cannot_be(tmp_path):
     with pytest.raises(ValueError, match=r"dropout: the autoencoder has none, got 0\.5"):
         session(tmp_path, "vae", dropout=0.5)
@@ -151,9 +220,11 @@ def test_train(train, tmp_path):
 
 def test_train_passes_its_options(train, tmp_path):
     options = {"optimizer": "rmsprop", "l1": 1e-5, "l2": 1e-4, "dropout": 0.25, "precision": "bf16", "seed": 3}
-    result = train("--lr", 0.002, *[word for name, value in options.items() for word in (f"--{name}", value)])
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    result = train("--lr", 0.002, "--model", "small", "--likelihood", "gaussian", "--stock", *words)
     assert result.exit_code == 0, result.output
-    expected = options | {"learning_rate": 0.002, "batch_size": 16, "kind": "recognition"}
+    expected = options | {"learning_rate": 0.002, "batch_size": 16, "kind": "recognition", "stock": True}
+    expected |= {"variant": "small", "likelihood": "gaussian"}
     assert load_checkpoint(tmp_path / "out" / "last.pt")["settings"] == expected
 
 

@@ -14,10 +14,12 @@ import fastvision
 from fastvision.cli import KEYBOARD_INTERRUPT
 from fastvision.cli.info import environment
 from fastvision.data import DataError, load
+from fastvision.models.vae import Likelihood
 from fastvision.training import DivergedError
 from fastvision.training.loop import Precision
 from fastvision.training.optimizers import OptimizerName
-from fastvision.training.session import LAST, Kind, Session, Settings
+from fastvision.training.session import LAST, Session
+from fastvision.training.settings import Kind, Settings
 
 app = typer.Typer(
     help="Existing PyTorch vision and sequence models, faster, computing the same.",
@@ -101,13 +103,19 @@ def demo(
 
 @app.command()
 def train(
-    kind: Annotated[
-        Kind, typer.Argument(help="A CNN, a GRU that reads images row by row, or a variational autoencoder.")
-    ],
+    kind: Annotated[Kind, typer.Argument(help="A CNN, a recurrent network that reads images row by row, or a VAE.")],
     data: Annotated[
         Path | None,
         typer.Option(help="Directory of IDX files (MNIST's layout).", show_default="real images at hand"),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="recognition: medium, small or large; sequence: gru, lstm, bigru or bilstm; vae: dense or conv.",
+            show_default="the first",
+        ),
+    ] = None,
+    likelihood: Annotated[Likelihood, typer.Option(help="Of the autoencoder's pixels.")] = "bernoulli",
     epochs: Annotated[int, typer.Option(min=1, help="Times to see the training images.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
     optimizer: Annotated[OptimizerName, typer.Option(help="Momentum is SGD with 0.9.")] = "adam",
@@ -124,6 +132,9 @@ def train(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.", show_default="torch's choice")] = None,
     out: Annotated[Path, typer.Option(help="Directory for checkpoints and learning curves.")] = Path("training"),
     device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
+    stock: Annotated[
+        bool, typer.Option("--stock", help="Train stock PyTorch's layers instead of fastvision's, to compare.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, to the same result.")
     ] = False,
@@ -139,8 +150,8 @@ def train(
     _check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = Settings(kind, batch_size, optimizer, lr, l1, l2, dropout, precision, seed)
     try:
+        settings = Settings(kind, batch_size, optimizer, lr, l1, l2, dropout, precision, seed, model, likelihood, stock)
         train_set, test_set = load(data)
         out.mkdir(parents=True, exist_ok=True)
         if not resume and (out / LAST).exists():

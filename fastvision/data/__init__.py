@@ -1,6 +1,6 @@
 """Labelled images from files that are at hand: nothing here downloads."""
 
-from fastvision.data.dataset import DataError, ImageDataset, batches, split
+from fastvision.data.dataset import DataError, ImageDataset, batches, rescale, split
 from fastvision.data.idx import load_idx, read_idx
 from fastvision.data.sources import FASHION_CLASSES, load, load_digits, load_fashion_mnist, load_mnist_5k
 
@@ -15,5 +15,6 @@ __all__ = [
     "load_idx",
     "load_mnist_5k",
     "read_idx",
+    "rescale",
     "split",
 ]

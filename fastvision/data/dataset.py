@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
 
 
 class DataError(ValueError):
@@ -57,7 +57,11 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, index) -> tuple[Tensor, Tensor]:
-        return self.images[index].float() / 255, self.labels[index]
+        return rescale(self.images[index]), self.labels[index]
+
+    def as_bytes(self) -> TensorDataset:
+        """The same images and labels, the images as they are, uint8."""
+        return TensorDataset(self.images, self.labels)
 
     def subset(self, indices: Tensor | Sequence[int] | slice) -> "ImageDataset":
         """The images that `indices` select, as a set of the same name and classes."""
@@ -82,7 +86,12 @@ def split(dataset: ImageDataset, test_fraction: float = 0.2, seed: int = 0) -> t
     return dataset.subset(order[test_count:]), dataset.subset(order[:test_count])
 
 
-def batches(dataset: ImageDataset, batch_size: int, shuffle_seed: int | None = None) -> DataLoader:
+def rescale(images: Tensor) -> Tensor:
+    """uint8 images, from 0 to 255, as float32 from 0 to 1."""
+    return images.float() / 255
+
+
+def batches(dataset: Dataset, batch_size: int, shuffle_seed: int | None = None) -> DataLoader:
     """Iterates over `dataset` once in batches ``(images, labels)``; the last one may be smaller.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastvision.data import ImageDataset, batches
+from fastvision.data import ImageDataset, batches, rescale
 from fastvision.training.objectives import Judgement, Objective, classification
 from fastvision.training.optimizers import OptimizerName, build_optimizer, matrices
 
@@ -101,6 +101,9 @@ class Trainer:
             shows the loss without it.
         l2: The optimiser's.
         precision: ``"bf16"`` runs the model under torch.autocast.
+        augment: Takes a batch of images as the set has them, uint8 ``(N, C, H, W)`` on the model's device, and gives
+            what the model shall see, float32, by default from 0 to 1. What it draws from torch's generators depends
+            on `seed` alone, as all else does.
         seed: Of the order of the images, dropout and whatever else the model draws.
 
     Raises:
@@ -121,6 +124,7 @@ class Trainer:
         l1: float = 0.0,
         l2: float = 0.0,
         precision: Precision = "fp32",
+        augment: Callable[[Tensor], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
         _check_not_empty("Trainer", dataset)
@@ -132,6 +136,7 @@ class Trainer:
         self.learning_rate_decay = learning_rate_decay
         self.l1 = l1
         self.precision = precision
+        self.augment = augment or rescale
         self.seed = seed
         self.epochs_done = 0
         self.optimizer = build_optimizer(optimizer, model, learning_rate, l2)
@@ -151,8 +156,9 @@ class Trainer:
             torch.manual_seed(epoch_seed)
             _set_random_state(self._random_state, device)
             done = math.ceil(mean.images / self.batch_size)
-            for images, labels in islice(batches(self.dataset, self.batch_size, shuffle_seed=epoch_seed), done, None):
-                mean.add(self._step(images.to(device), labels.to(device)), len(images))
+            order = batches(self.dataset.as_bytes(), self.batch_size, shuffle_seed=epoch_seed)
+            for images, labels in islice(order, done, None):
+                mean.add(self._step(self.augment(images.to(device)), labels.to(device)), len(images))
                 self._random_state = _get_random_state(device)
                 if on_batch:
                     on_batch(Progress(self.epochs_done, mean.images, mean.loss, mean.accuracy))
@@ -180,7 +186,7 @@ class Trainer:
 
     def _step(self, images: Tensor, labels: Tensor) -> Judgement:
         """One optimiser step; the judgement is of the model before it."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(images.device, self.precision):
             judgement = self.objective(self.model, images, labels)
         loss = judgement.loss
         if not math.isfinite(loss.item()):
@@ -210,30 +216,38 @@ def fit(
     return [trainer.run_epoch(on_batch) for _ in range(epochs)]
 
 
-def predict(model: nn.Module, dataset: ImageDataset) -> Tensor:
-    """The scores ``(N, classes)`` of every image, on the CPU, computed with the model in eval mode.
+def predict(model: nn.Module, dataset: ImageDataset, precision: Precision = "fp32") -> Tensor:
+    """The scores ``(N, classes)`` of every image, float32 on the CPU, computed with the model in eval mode.
+
+    `precision` is as in :class:`Trainer`.
 
     Raises:
         ValueError: Where `dataset` is empty.
     """
     _check_not_empty("predict", dataset)
     device = _device(model)
-    with _eval_mode(model), torch.inference_mode():
-        scores = [model(images.to(device)).cpu() for images, _ in batches(dataset, EVALUATION_BATCH_SIZE)]
+    with eval_mode(model), torch.inference_mode(), autocast(device, precision):
+        scores = [model(images.to(device)).float().cpu() for images, _ in batches(dataset, EVALUATION_BATCH_SIZE)]
     return torch.cat(scores)
 
 
 def evaluate(
-    model: nn.Module, dataset: ImageDataset, objective: Objective = classification, seed: int = 0
+    model: nn.Module,
+    dataset: ImageDataset,
+    objective: Objective = classification,
+    seed: int = 0,
+    precision: Precision = "fp32",
 ) -> Evaluation:
     """Loss and accuracy of `model`, in eval mode, on `dataset`; what the model draws depends only on `seed`.
+
+    `precision` is as in :class:`Trainer`.
 
     Raises:
         ValueError: Where `dataset` is empty.
     """
     _check_not_empty("evaluate", dataset)
     device, mean = _device(model), _Mean()
-    with _eval_mode(model), torch.inference_mode(), torch.random.fork_rng():
+    with eval_mode(model), torch.inference_mode(), torch.random.fork_rng(), autocast(device, precision):
         torch.manual_seed(seed)
         for images, labels in batches(dataset, EVALUATION_BATCH_SIZE):
             mean.add(objective(model, images.to(device), labels.to(device)), len(images))
@@ -265,8 +279,13 @@ def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which a model of that precision runs."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, afterwards each module's own mode again (some may have been in eval mode all along)."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

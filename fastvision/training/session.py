@@ -1,45 +1,22 @@
 """A training run in a directory: it can be stopped or killed at any time, and goes on to the same bits."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-import fastvision
 from fastvision.data import ImageDataset, split
-from fastvision.models import VAE, RecognitionCNN, SequenceClassifier
 from fastvision.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from fastvision.training.loop import Evaluation, Precision, Progress, Trainer, evaluate
+from fastvision.training.loop import DivergedError, Evaluation, Progress, Trainer, evaluate
 from fastvision.training.objectives import classification, negative_elbo
-from fastvision.training.optimizers import OptimizerName
+from fastvision.training.settings import Settings
 
-Kind = Literal["recognition", "sequence", "vae"]
-HIDDEN_SIZE = 128  # of the recurrent layer
 VALIDATION_FRACTION = 0.1  # of the training images
 LAST, BEST = "last.pt", "best.pt"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that the result depends on besides the images and the number of epochs; as in :class:`Trainer`.
-
-    Attributes:
-        kind: ``"recognition"`` is the recognition CNN, ``"sequence"`` a GRU that reads images row by row, ``"vae"``
-            the variational autoencoder of dense layers, which has no dropout.
-    """
-
-    kind: Kind
-    batch_size: int = 64
-    optimizer: OptimizerName = "adam"
-    learning_rate: float = 1e-3
-    l1: float = 0.0
-    l2: float = 0.0
-    dropout: float = 0.0
-    precision: Precision = "fp32"
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +42,7 @@ class Session:
         dataset: The images; at least ten.
         directory: Where the checkpoints are written; it exists.
         device: Where to train.
+        augment: The trainer's.
 
     Attributes:
         history: The epochs so far.
@@ -74,7 +52,12 @@ class Session:
     """
 
     def __init__(
-        self, settings: Settings, dataset: ImageDataset, directory: Path, device: torch.device | str = "cpu"
+        self,
+        settings: Settings,
+        dataset: ImageDataset,
+        directory: Path,
+        device: torch.device | str = "cpu",
+        augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.settings = settings
         self.train_set, self.validation_set = split(dataset, VALIDATION_FRACTION, settings.seed)
@@ -82,7 +65,7 @@ class Session:
             raise ValueError(f"Session: dataset: expected at least ten images, got {len(dataset)}")
         self.directory = directory
         self.history: list[Epoch] = []
-        self.model = fastvision.convert(_build(settings, dataset)).to(device)
+        self.model = settings.build_model(dataset.image_shape, len(dataset.classes)).to(device)
         self.objective = negative_elbo if settings.kind == "vae" else classification
         self.trainer = Trainer(
             self.model,
@@ -94,6 +77,7 @@ class Session:
             l1=settings.l1,
             l2=settings.l2,
             precision=settings.precision,
+            augment=augment,
             seed=settings.seed,
         )
         self._identity = {
@@ -142,7 +126,12 @@ class Session:
         """
         while len(self.history) < epochs and not self._is_stale(patience):
             trained = self.trainer.run_epoch(on_batch)
-            judged = evaluate(self.model, self.validation_set, self.objective, self.settings.seed)
+            judged = self.evaluate(self.validation_set)
+            if not math.isfinite(judged.loss):
+                raise DivergedError(
+                    f"the loss on the validation images is {judged.loss} after epoch {len(self.history) + 1}: "
+                    "a smaller learning rate may help"
+                )
             self.history.append(Epoch(trained.loss, trained.accuracy, judged.loss, judged.accuracy))
             if self.best_epoch == len(self.history) - 1:
                 self._write(BEST, {"model": self.model.state_dict()})
@@ -158,7 +147,11 @@ class Session:
     def evaluate_best(self, dataset: ImageDataset) -> Evaluation:
         """Loss and accuracy on `dataset` of the model with the best epoch's weights, which it keeps."""
         self.model.load_state_dict(load_checkpoint(self.directory / BEST)["model"])
-        return evaluate(self.model, dataset, self.objective, self.settings.seed)
+        return self.evaluate(dataset)
+
+    def evaluate(self, dataset: ImageDataset) -> Evaluation:
+        """Loss and accuracy on `dataset` of the model as it is."""
+        return evaluate(self.model, dataset, self.objective, self.settings.seed, self.settings.precision)
 
     def _is_stale(self, patience: int | None) -> bool:
         return patience is not None and bool(self.history) and len(self.history) - 1 - self.best_epoch >= patience
@@ -166,19 +159,3 @@ class Session:
     def _write(self, name: str, state: dict[str, Any]) -> None:
         content = self._identity | {"history": [asdict(epoch) for epoch in self.history]} | state
         save_checkpoint(self.directory / name, content)
-
-
-def _build(settings: Settings, dataset: ImageDataset) -> nn.Module:
-    """A new model, with weights that depend only on the seed."""
-    channels, height, width = dataset.image_shape
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        if settings.kind == "vae":
-            if settings.dropout:
-                raise ValueError(f"Session: dropout: the autoencoder has none, got {settings.dropout}")
-            return VAE(dataset.image_shape)
-        if settings.kind == "sequence":
-            return SequenceClassifier(
-                len(dataset.classes), channels * width, HIDDEN_SIZE, cell="GRU", dropout=settings.dropout
-            )
-        return RecognitionCNN(len(dataset.classes), channels, (height, width), padding=1, dropout=settings.dropout)

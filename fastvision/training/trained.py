@@ -1,0 +1,80 @@
+"""Models that ``fastvision train`` or a Session has trained, read from their checkpoints."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fastvision.data import ImageDataset
+from fastvision.training.checkpoint import CheckpointError, load_checkpoint
+from fastvision.training.session import BEST, LAST, Epoch
+from fastvision.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what it was trained on.
+
+    Attributes:
+        model: In eval mode.
+        settings: What it is, and how it was trained.
+        data_name: What the set of images is called.
+        image_shape: ``(C, H, W)`` of the images.
+        classes: Their classes' names.
+        history: The epochs that led to it.
+    """
+
+    model: nn.Module
+    settings: Settings
+    data_name: str
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    history: tuple[Epoch, ...]
+
+    @property
+    def is_autoencoder(self) -> bool:
+        return self.settings.kind == "vae"
+
+    def check_fits(self, dataset: ImageDataset) -> None:
+        """Raises ValueError where the images or classes are not of the kind that the model was trained on."""
+        for what, found, expected in (
+            ("images of shape", dataset.image_shape, self.image_shape),
+            ("classes", dataset.classes, self.classes),
+        ):
+            if found != expected and not (what == "classes" and self.is_autoencoder):
+                raise ValueError(
+                    f"{dataset.name}: the model was trained on '{self.data_name}' with {what} {_listed(expected)}, "
+                    f"got {_listed(found)}"
+                )
+
+
+def load_trained(path: str | Path, *, stock: bool = False, device: torch.device | str = "cpu") -> Trained:
+    """The model of a checkpoint, or of the best epoch of a directory that a Session wrote.
+
+    Args:
+        path: A directory with ``best.pt``, or one of the files ``best.pt`` and ``last.pt``.
+        stock: Whether to run it on stock layers, whatever it was trained on: the weights are the same.
+        device: Where it shall run.
+
+    Raises:
+        CheckpointError: Where there is none, or it can't be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = next((path / name for name in (BEST, LAST) if (path / name).exists()), path / BEST)
+    content = load_checkpoint(path)
+    try:
+        settings, data = Settings(**content["settings"]), content["data"]
+        weights = content["model"] if "model" in content else content["trainer"]["model"]
+        image_shape, classes = tuple(data["image_shape"]), tuple(data["classes"])
+        history = tuple(Epoch(**epoch) for epoch in content["history"])
+        model = replace(settings, stock=stock).build_model(image_shape, len(classes))
+        model.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint of 'fastvision train', or of another version") from error
+    return Trained(model.to(device).eval(), settings, data["name"], image_shape, classes, history)
+
+
+def _listed(values: tuple) -> str:
+    return ", ".join(map(str, values)) if isinstance(values[0], str) else "x".join(map(str, values))
