@@ -74,11 +74,13 @@ def test_stops_early_and_keeps_the_best(tmp_path):
 
 
 def test_settings_reach_the_trainer(tmp_path):
-    run = session(tmp_path, learning_rate=0.5, l1=0.25, l2=0.125, precision="bf16", seed=3, dropout=0.75)
+    run = session(
+        tmp_path, learning_rate=0.5, learning_rate_decay=0.25, l1=0.25, l2=0.125, precision="bf16", seed=3, dropout=0.75
+    )
     trainer, (weights, biases) = run.trainer, run.trainer.optimizer.param_groups
     assert (trainer.batch_size, trainer.l1, trainer.precision, trainer.seed) == (16, 0.25, "bf16", 3)
     assert (weights["lr"], weights["weight_decay"], biases["weight_decay"]) == (0.5, 0.125, 0)
-    assert run.model.classifier[3].p == 0.75
+    assert (run.model.classifier[3].p, trainer.learning_rate_decay) == (0.75, 0.25)
 
 
 def test_best_weights_are_judged(tmp_path):
@@ -221,10 +223,10 @@ def test_train(train, tmp_path):
 def test_train_passes_its_options(train, tmp_path):
     options = {"optimizer": "rmsprop", "l1": 1e-5, "l2": 1e-4, "dropout": 0.25, "precision": "bf16", "seed": 3}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    result = train("--lr", 0.002, "--model", "small", "--likelihood", "gaussian", "--stock", *words)
+    result = train("--lr", 0.002, "--lr-decay", 0.5, "--model", "small", "--likelihood", "gaussian", "--stock", *words)
     assert result.exit_code == 0, result.output
     expected = options | {"learning_rate": 0.002, "batch_size": 16, "kind": "recognition", "stock": True}
-    expected |= {"variant": "small", "likelihood": "gaussian"}
+    expected |= {"variant": "small", "likelihood": "gaussian", "learning_rate_decay": 0.5}
     assert load_checkpoint(tmp_path / "out" / "last.pt")["settings"] == expected
 
 

@@ -3,9 +3,8 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +12,8 @@ from rich.table import Table
 import fastvision
 from fastvision.cli import KEYBOARD_INTERRUPT
 from fastvision.cli.info import environment
+from fastvision.cli.options import Device, Json, Stock, Threads, fail, fail_without_extra, prepare
+from fastvision.cli.trained_commands import evaluate, generate, predict
 from fastvision.data import DataError, load
 from fastvision.models.vae import Likelihood
 from fastvision.training import DivergedError
@@ -45,7 +46,7 @@ def _options(
 
 @app.command()
 def info(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show versions, processor, instruction sets, threads and CUDA."""
     facts = environment()
@@ -73,9 +74,9 @@ def demo(
             show_default="about 50,000 images in all, or two minutes for all models",
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.", show_default="torch's choice")] = None,
+    threads: Threads = None,
     out: Annotated[Path, typer.Option(help="Directory for the pictures.")] = Path("demo"),
-    device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Train a CNN, a GRU, an LSTM and a VAE on real images with stock layers and with fastvision's, and compare them.
 
@@ -89,15 +90,13 @@ def demo(
     try:
         from fastvision.cli.demo import run
     except ModuleNotFoundError as error:
-        _fail_without_extra("demo", "vision", error)
-    _check_device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
+        fail_without_extra("demo", "vision", error)
+    prepare(device, threads)
     try:
         train_set, test_set = load(data)
         out.mkdir(parents=True, exist_ok=True)
     except (DataError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     run(train_set, test_set, epochs, out, device)
 
 
@@ -120,6 +119,9 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
     optimizer: Annotated[OptimizerName, typer.Option(help="Momentum is SGD with 0.9.")] = "adam",
     lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-3,
+    lr_decay: Annotated[
+        float, typer.Option(min=0, help="What the learning rate is multiplied by after each epoch.")
+    ] = 1.0,
     l1: Annotated[float, typer.Option(min=0, help="Penalty on the sum of the weights' magnitudes.")] = 0.0,
     l2: Annotated[float, typer.Option(min=0, help="torch's weight_decay of the weights.")] = 0.0,
     dropout: Annotated[float, typer.Option(min=0, max=1, help="Of the classifiers.")] = 0.0,
@@ -129,12 +131,10 @@ def train(
         typer.Option(min=1, help="Epochs without a better one after which to stop.", show_default="never"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and noise.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.", show_default="torch's choice")] = None,
+    threads: Threads = None,
     out: Annotated[Path, typer.Option(help="Directory for checkpoints and learning curves.")] = Path("training"),
-    device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
-    stock: Annotated[
-        bool, typer.Option("--stock", help="Train stock PyTorch's layers instead of fastvision's, to compare.")
-    ] = False,
+    device: Device = "cpu",
+    stock: Stock = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, to the same result.")
     ] = False,
@@ -146,25 +146,27 @@ def train(
     try:
         from fastvision.cli.train import Interrupted, run
     except ModuleNotFoundError as error:
-        _fail_without_extra("train", "vision", error)
-    _check_device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
+        fail_without_extra("train", "vision", error)
+    prepare(device, threads)
     try:
         settings = Settings(kind, batch_size, optimizer, lr, l1, l2, dropout, precision, seed, model, likelihood, stock)
         train_set, test_set = load(data)
         out.mkdir(parents=True, exist_ok=True)
         if not resume and (out / LAST).exists():
-            _fail(f"{out / LAST} exists: --resume goes on from it; otherwise choose another --out, or delete it")
+            fail(f"{out / LAST} exists: --resume goes on from it; otherwise choose another --out, or delete it")
         session = Session(settings, train_set, out, device)
         if resume:
             session.resume()
         run(session, test_set, epochs, patience)
     except (ValueError, OSError, DivergedError) as error:
-        _fail(str(error))
+        fail(str(error))
     except Interrupted as error:
         print(f"fastvision: {error}", file=sys.stderr)
         raise typer.Exit(KEYBOARD_INTERRUPT) from None
+
+
+for command in (evaluate, predict, generate):
+    app.command()(command)
 
 
 @app.command(
@@ -176,28 +178,5 @@ def bench(context: typer.Context) -> None:
     try:
         from fastvision.bench import app as suite
     except ModuleNotFoundError as error:
-        _fail_without_extra("bench", "bench", error)
+        fail_without_extra("bench", "bench", error)
     suite(args=context.args, prog_name="fastvision bench")
-
-
-def _check_device(device: str) -> None:
-    try:
-        kind = torch.empty(0, device=device).device.type
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
-        reason = str(error).splitlines()[0]
-        raise typer.BadParameter(f"'{device}' can't be used here: {reason}", param_hint="--device") from error
-    if kind not in ("cpu", "cuda"):
-        raise typer.BadParameter(f"expected cpu or cuda, got '{device}'", param_hint="--device")
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"fastvision: {message}", file=sys.stderr)
-    raise typer.Exit(1)
-
-
-def _fail_without_extra(command: str, extra: str, error: ModuleNotFoundError) -> NoReturn:
-    """Says what to install; an error in fastvision's own modules is passed on."""
-    package = (error.name or "").partition(".")[0]
-    if package == "fastvision":
-        raise error
-    _fail(f"'fastvision {command}' needs {package}: pip install 'fastvision[{extra}]'")

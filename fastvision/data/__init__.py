@@ -2,6 +2,7 @@
 
 from fastvision.data.dataset import DataError, ImageDataset, batches, rescale, split
 from fastvision.data.idx import load_idx, read_idx
+from fastvision.data.image_files import read_image
 from fastvision.data.sources import FASHION_CLASSES, load, load_digits, load_fashion_mnist, load_mnist_5k
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "load_idx",
     "load_mnist_5k",
     "read_idx",
+    "read_image",
     "rescale",
     "split",
 ]

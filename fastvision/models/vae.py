@@ -93,8 +93,11 @@ class _ImageVAE(nn.Module):
     @torch.no_grad()
     def generate(self, z: Tensor) -> Tensor:
         """The images ``(N, C, H, W)``, from 0 to 1, that latents ``(N, latent_size)`` stand for: pixels' means."""
-        decoded = self.decode(z)
-        return decoded.sigmoid() if self.likelihood == "bernoulli" else decoded.clamp(0, 1)
+        return self.pixels(self.decode(z))
+
+    def pixels(self, recon: Tensor) -> Tensor:
+        """What `decode` returns as pixels' means, from 0 to 1."""
+        return recon.sigmoid() if self.likelihood == "bernoulli" else recon.clamp(0, 1)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ class Trainer:
         augment: Callable[[Tensor], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
-        _check_not_empty("Trainer", dataset)
+        check_not_empty("Trainer", dataset)
         self.model = model
         self.dataset = dataset
         self.objective = objective
@@ -224,7 +224,7 @@ def predict(model: nn.Module, dataset: ImageDataset, precision: Precision = "fp3
     Raises:
         ValueError: Where `dataset` is empty.
     """
-    _check_not_empty("predict", dataset)
+    check_not_empty("predict", dataset)
     device = _device(model)
     with eval_mode(model), torch.inference_mode(), autocast(device, precision):
         scores = [model(images.to(device)).float().cpu() for images, _ in batches(dataset, EVALUATION_BATCH_SIZE)]
@@ -245,7 +245,7 @@ def evaluate(
     Raises:
         ValueError: Where `dataset` is empty.
     """
-    _check_not_empty("evaluate", dataset)
+    check_not_empty("evaluate", dataset)
     device, mean = _device(model), _Mean()
     with eval_mode(model), torch.inference_mode(), torch.random.fork_rng(), autocast(device, precision):
         torch.manual_seed(seed)
@@ -254,7 +254,7 @@ def evaluate(
     return Evaluation(mean.loss, mean.accuracy)
 
 
-def _check_not_empty(function: str, dataset: ImageDataset) -> None:
+def check_not_empty(function: str, dataset: ImageDataset) -> None:
     if len(dataset) == 0:
         raise ValueError(f"{function}: dataset: expected at least one image, got none in '{dataset.name}'")
 

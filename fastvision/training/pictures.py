@@ -73,7 +73,15 @@ class _Prediction:
         return _Line(f"true: {self.dataset.classes[self.dataset.labels[index]]}", True)
 
 
-def draw_predictions(path: str | Path, dataset: ImageDataset, scores: Mapping[str, Tensor], seed: int = 0) -> None:
+def draw_predictions(
+    path: str | Path,
+    dataset: ImageDataset,
+    scores: Mapping[str, Tensor],
+    seed: int = 0,
+    *,
+    mistakes: int = MISTAKES,
+    sample: int = SAMPLE,
+) -> None:
     """Writes a PNG of images with the class that each classifier predicts, its probability and the true class.
 
     The most confident mistakes of each classifier come first, then what all of them say of a random sample of all
@@ -84,6 +92,8 @@ def draw_predictions(path: str | Path, dataset: ImageDataset, scores: Mapping[st
         dataset: The images and labels.
         scores: For each classifier, under its name, ``(N, classes)``: its scores (logits) of the images.
         seed: Of the random sample.
+        mistakes: How many at most.
+        sample: Its size.
 
     Raises:
         ValueError: Where scores have not one row per image and one column per class.
@@ -95,8 +105,8 @@ def draw_predictions(path: str | Path, dataset: ImageDataset, scores: Mapping[st
                 f"draw_predictions: scores: expected shape {expected}, got {tuple(tensor.shape)} for '{name}'"
             )
     predictions = {name: _Prediction.of(dataset, tensor) for name, tensor in scores.items()}
-    sections = [_mistakes(name, prediction) for name, prediction in predictions.items()]
-    sections.append(_sample(predictions, dataset, seed))
+    sections = [_mistakes(name, prediction, mistakes) for name, prediction in predictions.items()]
+    sections.append(_sample(predictions, dataset, sample, seed))
     sections = [section for section in sections if section.images]
 
     width, height = 2 * MARGIN + COLUMNS * COLUMN_WIDTH, 2 * MARGIN + TITLE_HEIGHT + sum(s.height for s in sections)
@@ -126,9 +136,9 @@ def _row_height(row: list[tuple[int, list[_Line]]]) -> float:
     return GAP + max(len(lines) for _, lines in row) * LINE_HEIGHT + IMAGE_SIZE
 
 
-def _mistakes(name: str, prediction: _Prediction) -> _Section:
+def _mistakes(name: str, prediction: _Prediction, count: int) -> _Section:
     wrong = (prediction.predicted != prediction.dataset.labels).nonzero().flatten()
-    most_confident = wrong[prediction.probabilities[wrong].argsort(descending=True)][:MISTAKES].tolist()
+    most_confident = wrong[prediction.probabilities[wrong].argsort(descending=True)][:count].tolist()
     accuracy = 1 - len(wrong) / len(prediction.dataset)
     return _Section(
         f"{name}: {accuracy:.1%} recognised, the {len(most_confident)} most confident of {len(wrong):,} mistakes",
@@ -136,8 +146,8 @@ def _mistakes(name: str, prediction: _Prediction) -> _Section:
     )
 
 
-def _sample(predictions: dict[str, _Prediction], dataset: ImageDataset, seed: int) -> _Section:
-    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:SAMPLE].tolist()
+def _sample(predictions: dict[str, _Prediction], dataset: ImageDataset, count: int, seed: int) -> _Section:
+    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count].tolist()
     images = {}
     for index in chosen:
         images[index] = [prediction.line(index, f"{name}: ") for name, prediction in predictions.items()]

@@ -74,6 +74,7 @@ class Session:
             batch_size=settings.batch_size,
             optimizer=settings.optimizer,
             learning_rate=settings.learning_rate,
+            learning_rate_decay=settings.learning_rate_decay,
             l1=settings.l1,
             l2=settings.l2,
             precision=settings.precision,

@@ -50,6 +50,7 @@ class Settings:
     variant: str | None = None
     likelihood: Likelihood = "bernoulli"
     stock: bool = False
+    learning_rate_decay: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

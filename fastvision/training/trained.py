@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastvision.data import ImageDataset
 from fastvision.training.checkpoint import CheckpointError, load_checkpoint
+from fastvision.training.loop import EVALUATION_BATCH_SIZE
 from fastvision.training.session import BEST, LAST, Epoch
 from fastvision.training.settings import Settings
 
@@ -23,6 +24,7 @@ class Trained:
         image_shape: ``(C, H, W)`` of the images.
         classes: Their classes' names.
         history: The epochs that led to it.
+        stock: Whether it runs on stock layers.
     """
 
     model: nn.Module
@@ -31,10 +33,31 @@ class Trained:
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...]
     history: tuple[Epoch, ...]
+    stock: bool
 
     @property
     def is_autoencoder(self) -> bool:
         return self.settings.kind == "vae"
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        layers = "stock layers" if self.stock else "fastvision"
+        return f"{self.settings.kind} ({self.settings.variant}), {layers}"
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Of each class ``(N, classes)``, on the CPU, of images ``(N, C, H, W)``, float32 from 0 to 1; a classifier's.
+
+        Raises:
+            ValueError: Where the images have another shape than those that the model was trained on.
+        """
+        if images.shape[1:] != self.image_shape:
+            expected = ", ".join(map(str, self.image_shape))
+            raise ValueError(f"Trained: images: expected shape (N, {expected}), got {tuple(images.shape)}")
+        device = next(self.model.parameters()).device
+        scores = [self.model(part.to(device)) for part in images.split(EVALUATION_BATCH_SIZE)]
+        return torch.cat(scores).softmax(-1).cpu()
 
     def check_fits(self, dataset: ImageDataset) -> None:
         """Raises ValueError where the images or classes are not of the kind that the model was trained on."""
@@ -73,7 +96,7 @@ def load_trained(path: str | Path, *, stock: bool = False, device: torch.device 
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of 'fastvision train', or of another version") from error
-    return Trained(model.to(device).eval(), settings, data["name"], image_shape, classes, history)
+    return Trained(model.to(device).eval(), settings, data["name"], image_shape, classes, history, stock)
 
 
 def _listed(values: tuple) -> str:

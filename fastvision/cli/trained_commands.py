@@ -1,0 +1,123 @@
+"""The commands that use a trained model, their options and their messages."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastvision.cli.options import Checkpoint, Device, Json, Stock, Threads, fail, fail_without_extra, prepare
+from fastvision.data import load
+from fastvision.training.attribution import Attribution
+from fastvision.training.loop import Precision
+from fastvision.training.trained import load_trained
+
+TRAINING = Path("training")
+
+
+def evaluate(
+    checkpoint: Checkpoint = TRAINING,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Directory of IDX files (MNIST's layout).", show_default="real images at hand"),
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="bf16 evaluates under autocast.")] = "fp32",
+    seed: Annotated[int, typer.Option(min=0, help="Of an autoencoder's noise, and of the images shown.")] = 0,
+    threads: Threads = None,
+    out: Annotated[Path, typer.Option(help="Directory for the pictures.")] = Path("evaluation"),
+    device: Device = "cpu",
+    stock: Stock = False,
+    as_json: Json = False,
+) -> None:
+    """Say how good a trained model is on the test images.
+
+    Of a classifier: loss, accuracy, precision, recall and F1 of each class, and whether its probabilities can be
+    trusted (calibration); pictures of the confusion matrix, of the calibration and of the worst mistakes.
+
+    Of an autoencoder: its negative ELBO and that in parts; pictures of reconstructions and samples.
+    """
+    try:
+        from fastvision.cli.evaluate import run
+    except ModuleNotFoundError as error:
+        fail_without_extra("evaluate", "vision", error)
+    prepare(device, threads)
+    try:
+        trained = load_trained(checkpoint, stock=stock, device=device)
+        _, test_set = load(data)
+        out.mkdir(parents=True, exist_ok=True)
+        run(trained, test_set, out, precision, seed, as_json)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+
+
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Image files, of any size.")],
+    checkpoint: Checkpoint = TRAINING,
+    top: Annotated[int, typer.Option(min=1, help="How many of the most probable classes to show.")] = 3,
+    invert: Annotated[
+        bool, typer.Option("--invert", help="Exchange dark and bright, for dark drawings on white paper.")
+    ] = False,
+    attribution: Annotated[
+        Attribution | None,
+        typer.Option(
+            help="Draw what the prediction depends on: saliency (gradients) or occlusion (covered patches).",
+            show_default="no picture",
+        ),
+    ] = None,
+    threads: Threads = None,
+    out: Annotated[Path, typer.Option(help="PNG of --attribution.")] = Path("attribution.png"),
+    device: Device = "cpu",
+    stock: Stock = False,
+    as_json: Json = False,
+) -> None:
+    """Say what is in image files: the most probable classes of a trained classifier, with their probabilities.
+
+    Each image is stretched to the size that the model was trained on. A file that is no image is named, the others are
+    predicted, and the exit status is 1.
+    """
+    try:
+        from fastvision.cli.predict import run
+    except ModuleNotFoundError as error:
+        fail_without_extra("predict", "vision", error)
+    prepare(device, threads)
+    try:
+        trained = load_trained(checkpoint, stock=stock, device=device)
+        if trained.is_autoencoder:
+            fail(f"{checkpoint}: is an autoencoder, which has no classes: train recognition or sequence")
+        broken = run(trained, files, top, invert, attribution, out, as_json)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    if broken:
+        fail("\nfastvision: ".join(broken))
+
+
+def generate(
+    checkpoint: Checkpoint = TRAINING,
+    count: Annotated[int, typer.Option(min=1, help="Samples to draw.")] = 60,
+    interpolations: Annotated[int, typer.Option(min=0, help="Pairs of images to draw a way between.")] = 4,
+    steps: Annotated[int, typer.Option(min=2, help="Images on each way, with its ends.")] = 12,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Directory of images, as in train, for the ends of the ways.", show_default="samples"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    threads: Threads = None,
+    out: Annotated[Path, typer.Option(help="Directory for the pictures.")] = Path("generated"),
+    device: Device = "cpu",
+    stock: Stock = False,
+    as_json: Json = False,
+) -> None:
+    """Draw new images with a trained autoencoder: a grid of samples, and ways from one image to another."""
+    try:
+        from fastvision.cli.generate import run
+    except ModuleNotFoundError as error:
+        fail_without_extra("generate", "vision", error)
+    prepare(device, threads)
+    try:
+        trained = load_trained(checkpoint, stock=stock, device=device)
+        if not trained.is_autoencoder:
+            fail(f"{checkpoint}: is a classifier, which draws nothing: train vae")
+        ends = None if data is None else load(data)[1]
+        out.mkdir(parents=True, exist_ok=True)
+        run(trained, count, interpolations, steps, ends, seed, out, as_json)
+    except (ValueError, OSError) as error:
+        fail(str(error))
