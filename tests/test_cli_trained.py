@@ -33,7 +33,7 @@ def trained(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    monkeypatch.setattr(trained_commands, "load", lambda data: (dark_and_bright(), dark_and_bright(40)))
+    monkeypatch.setattr(trained_commands, "load", lambda data, **options: (dark_and_bright(), dark_and_bright(40)))
     monkeypatch.chdir(tmp_path)
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words], prog_name="fastvision")
 
@@ -147,7 +147,7 @@ def test_the_wrong_model(run, trained, command, checkpoint, message):
 
 
 def test_evaluate_refuses_other_images(run, trained, monkeypatch):
-    monkeypatch.setattr(trained_commands, "load", lambda data: (None, dark_and_bright(size=10)))
+    monkeypatch.setattr(trained_commands, "load", lambda data, **options: (None, dark_and_bright(size=10)))
     result = run("evaluate", "--checkpoint", trained / "recognition")
     assert result.exit_code == 1
     assert "with images of shape 1x8x8, got 1x10x10" in result.stderr

@@ -1,14 +1,19 @@
 """Training runs in a directory, and the command that starts them."""
 
 import errno
+import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from test_training import dark_and_bright, weights
 
+from fastvision import data
 from fastvision.training import CheckpointError, DivergedError, checkpoint, load_checkpoint
 from fastvision.training.session import Session
 from fastvision.training.settings import Settings
@@ -194,7 +199,7 @@ def train(tmp_path, monkeypatch):
 
     from fastvision.cli import app as commands
 
-    monkeypatch.setattr(commands, "load", lambda data: (dark_and_bright(), dark_and_bright(40)))
+    monkeypatch.setattr(commands, "load", lambda data, **options: (dark_and_bright(), dark_and_bright(40)))
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, out="out", epochs=2):
@@ -228,6 +233,89 @@ def test_train_passes_its_options(train, tmp_path):
     expected = options | {"learning_rate": 0.002, "batch_size": 16, "kind": "recognition", "stock": True}
     expected |= {"variant": "small", "likelihood": "gaussian", "learning_rate_decay": 0.5}
     assert load_checkpoint(tmp_path / "out" / "last.pt")["settings"] == expected
+
+
+def test_train_describes_the_data(train):
+    said = train(epochs=1).stdout
+    assert "shades: 43 images to train, 5 to judge each epoch, 40 to test; 8x8, 1 channel, 2 classes" in said
+
+
+def test_cross_validation(train, tmp_path):
+    result = train("--folds", 3)
+    assert result.exit_code == 0, result.output
+    for text in ("Fold 3 of 3", "on the 16 test images", "Cross-validation with 3 folds", "mean ± standard deviation"):
+        assert text in result.stdout
+    summary = json.loads((tmp_path / "out" / "folds.json").read_text())
+    accuracy = summary["accuracy"]
+    assert len(accuracy["folds"]) == 3
+    assert accuracy["mean"] == pytest.approx(sum(accuracy["folds"]) / 3)
+    assert summary["loss"]["standard_deviation"] == pytest.approx(torch.tensor(summary["loss"]["folds"]).std().item())
+    assert train("--folds", 3).exit_code == 1
+    (tmp_path / "out" / "fold-3" / "last.pt").unlink()
+    (tmp_path / "out" / "folds.json").unlink()
+    assert train("--folds", 3, "--resume").exit_code == 0  # to the same, with the one that is missing trained anew
+    assert json.loads((tmp_path / "out" / "folds.json").read_text()) == summary
+
+
+def test_tensorboard(train, tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, directory):
+            written.append(directory)
+
+        def add_scalars(self, *arguments):
+            written.append(arguments)
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    assert train("--tensorboard").exit_code == 0
+    history = load_checkpoint(tmp_path / "out" / "last.pt")["history"]
+    directory, loss, accuracy, _, _, end = written
+    assert (directory, end) == (Path("out/tensorboard"), "closed")
+    assert loss == ("loss", {"training": history[0]["train_loss"], "validation": history[0]["loss"]}, 1)
+    assert accuracy[0] == "accuracy"
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = train("--tensorboard", out="other")
+    assert result.exit_code == 1
+    assert "--tensorboard needs the package: pip install tensorboard" in result.stderr
+
+
+def test_train_on_image_files(train, tmp_path, monkeypatch):
+    """Of different sizes, one of them broken."""
+    image = pytest.importorskip("PIL.Image", reason='Pillow (the extra "vision") is not installed')
+    from fastvision.cli import app as commands
+
+    monkeypatch.setattr(commands, "load", data.load)
+    for number in range(30):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", (9 + number, 12), "red" if number % 2 else "blue").save(path)
+    path.write_bytes(b"")
+    result = train("--data", "photos", "--image-size", "10x12", epochs=1)
+    assert result.exit_code == 0, result.output
+    assert "10x12, 3 channels, 2 classes" in result.stdout
+    assert "photos/b/29.png: can't be read as an image: " in result.stderr
+    assert load_checkpoint(tmp_path / "out" / "last.pt")["data"]["image_shape"] == [3, 10, 12]
+    for size in ("big", "10x", "0"):
+        result = train("--data", "photos", "--image-size", size, out="other")
+        assert result.exit_code == 2
+        assert "--image-size" in result.stderr
+
+
+def test_killed_at_any_moment(tmp_path):
+    """By a signal that nothing can handle, ten times, in training, in evaluation and while checkpoints are written."""
+    program = Path(__file__).with_name("killed_program.py")
+    command = [sys.executable, program, tmp_path]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    statuses = json.loads(done.stdout)
+    assert statuses == [0] + [-signal.SIGKILL] * 10 + [0]
+    for name in ("last.pt", "best.pt"):
+        assert same(*(load_checkpoint(tmp_path / directory / name) for directory in ("whole", "killed")))
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["best.pt", "last.pt"]
 
 
 def test_interrupt_saves(train, tmp_path, monkeypatch):

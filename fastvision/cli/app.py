@@ -12,14 +12,24 @@ from rich.table import Table
 import fastvision
 from fastvision.cli import KEYBOARD_INTERRUPT
 from fastvision.cli.info import environment
-from fastvision.cli.options import Device, Json, Stock, Threads, fail, fail_without_extra, prepare
+from fastvision.cli.options import (
+    Data,
+    Device,
+    Json,
+    Stock,
+    Threads,
+    fail,
+    fail_without_extra,
+    parse_size,
+    prepare,
+    warn,
+)
 from fastvision.cli.trained_commands import evaluate, generate, predict
 from fastvision.data import DataError, load
 from fastvision.models.vae import Likelihood
 from fastvision.training import DivergedError
 from fastvision.training.loop import Precision
 from fastvision.training.optimizers import OptimizerName
-from fastvision.training.session import LAST, Session
 from fastvision.training.settings import Kind, Settings
 
 app = typer.Typer(
@@ -62,10 +72,7 @@ def info(
 
 @app.command()
 def demo(
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Directory of IDX files (MNIST's layout).", show_default="real images at hand"),
-    ] = None,
+    data: Data = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -93,7 +100,7 @@ def demo(
         fail_without_extra("demo", "vision", error)
     prepare(device, threads)
     try:
-        train_set, test_set = load(data)
+        train_set, test_set = load(data, on_broken=warn)
         out.mkdir(parents=True, exist_ok=True)
     except (DataError, OSError) as error:
         fail(str(error))
@@ -103,9 +110,13 @@ def demo(
 @app.command()
 def train(
     kind: Annotated[Kind, typer.Argument(help="A CNN, a recurrent network that reads images row by row, or a VAE.")],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Directory of IDX files (MNIST's layout).", show_default="real images at hand"),
+    data: Data = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Height and width to stretch image files to: 64, or 48x64.",
+            show_default="theirs; 64 where they differ",
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -130,34 +141,47 @@ def train(
         int | None,
         typer.Option(min=1, help="Epochs without a better one after which to stop.", show_default="never"),
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Cross-validate instead: train this many models, each judged by another part of the training images.",
+            show_default="no cross-validation",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and noise.")] = 0,
     threads: Threads = None,
     out: Annotated[Path, typer.Option(help="Directory for checkpoints and learning curves.")] = Path("training"),
     device: Device = "cpu",
     stock: Stock = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log for TensorBoard as well, in --out (needs the package).")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, to the same result.")
     ] = False,
 ) -> None:
     """Train a model on images, with checkpoints after each epoch.
 
-    A tenth of the training images, chosen at random, judges each epoch. Ctrl-C saves and ends.
+    A tenth of the training images, chosen at random, judges each epoch; in the end, the weights of the best epoch are
+    judged by the test images. Ctrl-C saves and ends. An image file that can't be read is named and left out.
     """
     try:
-        from fastvision.cli.train import Interrupted, run
+        from fastvision.cli.train import Interrupted, Plan, run, run_folds
     except ModuleNotFoundError as error:
         fail_without_extra("train", "vision", error)
     prepare(device, threads)
     try:
-        settings = Settings(kind, batch_size, optimizer, lr, l1, l2, dropout, precision, seed, model, likelihood, stock)
-        train_set, test_set = load(data)
-        out.mkdir(parents=True, exist_ok=True)
-        if not resume and (out / LAST).exists():
-            fail(f"{out / LAST} exists: --resume goes on from it; otherwise choose another --out, or delete it")
-        session = Session(settings, train_set, out, device)
-        if resume:
-            session.resume()
-        run(session, test_set, epochs, patience)
+        settings = Settings(
+            kind, batch_size, optimizer, lr, l1, l2, dropout, precision, seed, model, likelihood, stock, lr_decay
+        )
+        shape = None if image_size is None else (None, *parse_size(image_size))
+        train_set, test_set = load(data, image_shape=shape, on_broken=warn)
+        plan = Plan(settings, epochs, patience, out, device, resume, tensorboard)
+        if folds is None:
+            run(plan, train_set, test_set)
+        else:
+            run_folds(plan, train_set, folds)
     except (ValueError, OSError, DivergedError) as error:
         fail(str(error))
     except Interrupted as error:

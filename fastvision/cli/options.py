@@ -1,5 +1,6 @@
 """Options that several commands have, and how commands fail."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -11,6 +12,13 @@ Device = Annotated[str, typer.Option(help="Where to run: cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch.", show_default="torch's choice")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Stock = Annotated[bool, typer.Option("--stock", help="Run stock PyTorch's layers instead of fastvision's, to compare.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with a folder of image files for each class, or of IDX files (MNIST's layout); or an .npz file.",
+        show_default="real images at hand",
+    ),
+]
 Checkpoint = Annotated[Path, typer.Option(help="Directory that 'fastvision train' wrote, or a checkpoint in it.")]
 
 
@@ -30,6 +38,20 @@ def prepare(device: str, threads: int | None) -> None:
     check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels, of ``64`` or ``48x64``. Raises BadParameter where it is neither."""
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if match is None:
+        raise typer.BadParameter(f"expected a size such as 64 or 48x64, got '{text}'", param_hint="--image-size")
+    height, width = match.groups()
+    return int(height), int(width or height)
+
+
+def warn(error: Exception) -> None:
+    """Says what was left out."""
+    print(f"fastvision: {error}; left out", file=sys.stderr)
 
 
 def fail(message: str) -> NoReturn:

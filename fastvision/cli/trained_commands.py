@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from fastvision.cli.options import Checkpoint, Device, Json, Stock, Threads, fail, fail_without_extra, prepare
+from fastvision.cli.options import (
+    Checkpoint,
+    Data,
+    Device,
+    Json,
+    Stock,
+    Threads,
+    fail,
+    fail_without_extra,
+    prepare,
+    warn,
+)
 from fastvision.data import load
 from fastvision.training.attribution import Attribution
 from fastvision.training.loop import Precision
@@ -16,10 +27,7 @@ TRAINING = Path("training")
 
 def evaluate(
     checkpoint: Checkpoint = TRAINING,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Directory of IDX files (MNIST's layout).", show_default="real images at hand"),
-    ] = None,
+    data: Data = None,
     precision: Annotated[Precision, typer.Option(help="bf16 evaluates under autocast.")] = "fp32",
     seed: Annotated[int, typer.Option(min=0, help="Of an autoencoder's noise, and of the images shown.")] = 0,
     threads: Threads = None,
@@ -42,7 +50,7 @@ def evaluate(
     prepare(device, threads)
     try:
         trained = load_trained(checkpoint, stock=stock, device=device)
-        _, test_set = load(data)
+        _, test_set = load(data, image_shape=trained.image_shape, on_broken=warn)
         out.mkdir(parents=True, exist_ok=True)
         run(trained, test_set, out, precision, seed, as_json)
     except (ValueError, OSError) as error:
@@ -116,7 +124,7 @@ def generate(
         trained = load_trained(checkpoint, stock=stock, device=device)
         if not trained.is_autoencoder:
             fail(f"{checkpoint}: is a classifier, which draws nothing: train vae")
-        ends = None if data is None else load(data)[1]
+        ends = None if data is None else load(data, image_shape=trained.image_shape, on_broken=warn)[1]
         out.mkdir(parents=True, exist_ok=True)
         run(trained, count, interpolations, steps, ends, seed, out, as_json)
     except (ValueError, OSError) as error:

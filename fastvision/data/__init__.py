@@ -1,6 +1,8 @@
 """Labelled images from files that are at hand: nothing here downloads."""
 
-from fastvision.data.dataset import DataError, ImageDataset, batches, rescale, split
+from fastvision.data.arrays import from_arrays, load_npz
+from fastvision.data.dataset import DataError, ImageDataset, batches, folds, rescale, split
+from fastvision.data.folders import load_image_folders
 from fastvision.data.idx import load_idx, read_idx
 from fastvision.data.image_files import read_image
 from fastvision.data.sources import FASHION_CLASSES, load, load_digits, load_fashion_mnist, load_mnist_5k
@@ -10,11 +12,15 @@ __all__ = [
     "DataError",
     "ImageDataset",
     "batches",
+    "folds",
+    "from_arrays",
     "load",
     "load_digits",
     "load_fashion_mnist",
     "load_idx",
+    "load_image_folders",
     "load_mnist_5k",
+    "load_npz",
     "read_idx",
     "read_image",
     "rescale",

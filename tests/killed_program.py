@@ -1,0 +1,78 @@
+"""What test_session.py runs: training that is killed ten times and goes on, and the same in one piece.
+
+In argv a directory, which gets the directories ``whole`` and ``killed``. Prints the exit statuses of all processes.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)  # before the first operator: no threads that a fork would lose
+
+import torch._dynamo  # noqa: E402  # the optimisers import it in their first step: here once for all processes
+from test_training import dark_and_bright  # noqa: E402
+
+from fastvision.training.session import LAST, Session  # noqa: E402
+from fastvision.training.settings import Settings  # noqa: E402
+
+EPOCHS = 10
+KILLS = 10
+MOST_EPOCHS = 1.6  # until a kill: on average less than is left of the training
+
+
+def train(directory: Path, kill_at: int) -> int:
+    """Trains in this process until the call of a function with the number `kill_at`; returns how many there were."""
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    session = Session(
+        Settings("recognition", batch_size=16, variant="small", dropout=0.5), dark_and_bright(), directory
+    )
+    if (directory / LAST).exists():
+        session.resume()
+    sys.setprofile(count)
+    session.run(EPOCHS)
+    sys.setprofile(None)
+    return calls
+
+
+def forked(directory: Path, kill_at: int = 0) -> int:
+    """`train` in a process of its own; its exit status, negative where a signal ended it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            calls = train(directory, kill_at)
+            (directory.parent / "calls").write_text(str(calls))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(directory: Path) -> None:
+    whole, killed = directory / "whole", directory / "killed"
+    for path in (whole, killed):
+        path.mkdir()
+    Session(Settings("recognition"), dark_and_bright(), directory)  # imports what it needs
+    statuses = [forked(whole)]
+    calls_per_epoch = int((directory / "calls").read_text()) / EPOCHS
+    moments = random.Random(0)
+    statuses += [forked(killed, moments.randrange(1, int(MOST_EPOCHS * calls_per_epoch))) for _ in range(KILLS)]
+    statuses.append(forked(killed))
+    print(json.dumps(statuses))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
