@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from fastvision.cli import app as commands
 from fastvision.cli import demo, info
 from fastvision.data import ImageDataset
-from fastvision.models import VAE
+from fastvision.models import VAE, ConvVAE
 from fastvision.training import (
     Comparison,
     Implementation,
@@ -36,6 +36,8 @@ from fastvision.training import (
     comparison,
     measure,
 )
+from fastvision.training.session import Session
+from fastvision.training.settings import Settings
 
 
 def run(*arguments: str):
@@ -82,6 +84,46 @@ def test_info_json():
     assert facts == info.environment()
     assert facts["cpu_capability"] in facts["cpu_capabilities_available"]
     assert facts["threads"] == torch.get_num_threads()
+
+
+def test_info_of_a_kind_of_model():
+    small, medium = json.loads(run("info", "recognition", "--json").stdout)[1::-1]
+    assert medium["model"] == "medium"
+    assert medium["image_shape"] == [1, 28, 28]
+    assert medium["parameters"] == 241_546
+    assert medium["bytes"] == 4 * 241_546
+    convolutions = 28 * 28 * 9 * 1 * 32 + 14 * 14 * 9 * 32 * 64 + 7 * 7 * 9 * 64 * 128
+    assert medium["flops"] == 2 * (convolutions + 128 * 3 * 3 * 128 + 128 * 10)
+    assert small["flops"] < medium["flops"]
+    table = run("info", "recognition", "--image-size", "48x64", "--channels", 3, "--classes", 7).stdout
+    for text in ("3x48x64 images, 7 classes", "small", "medium", "large", "parameters", "MB", "MFLOPs"):
+        assert text in table
+    lstm = json.loads(run("info", "sequence", "--json").stdout)[1]
+    assert lstm["model"] == "lstm"
+    assert lstm["flops"] == 2 * (28 * 4 * 128 * (28 + 128) + 128 * 10)
+
+
+def test_info_of_a_trained_model(tmp_path):
+    labels = torch.arange(20) % 2
+    dataset = ImageDataset("set", torch.zeros(20, 1, 8, 9, dtype=torch.uint8), labels, ("a", "b"))
+    Session(Settings("vae", variant="conv"), dataset, tmp_path).save()
+    (facts,) = json.loads(run("info", tmp_path, "--json").stdout)
+    assert (facts["image_shape"], facts["classes"]) == ([1, 8, 9], 2)
+    assert facts["parameters"] == sum(p.numel() for p in ConvVAE((1, 8, 9)).parameters())
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["nonsense"], 1, "'nonsense' is no checkpoint and none of recognition, sequence, vae"),
+        (["recognition", "--image-size", "4"], 1, "input_size: expected images"),
+        (["recognition", "--image-size", "4y"], 2, "--image-size"),
+    ],
+)
+def test_info_refuses(words, status, message):
+    result = run("info", *words)
+    assert result.exit_code == status
+    assert message in result.stderr
 
 
 def test_cuda_state(monkeypatch, tmp_path):

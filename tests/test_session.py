@@ -13,6 +13,7 @@ import pytest
 import torch
 from test_training import dark_and_bright, weights
 
+import fastvision
 from fastvision import data
 from fastvision.training import CheckpointError, DivergedError, checkpoint, load_checkpoint
 from fastvision.training.session import Session
@@ -305,11 +306,13 @@ def test_train_on_image_files(train, tmp_path, monkeypatch):
         assert "--image-size" in result.stderr
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path):
     """By a signal that nothing can handle, ten times, in training, in evaluation and while checkpoints are written."""
     program = Path(__file__).with_name("killed_program.py")
     command = [sys.executable, program, tmp_path]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(Path(fastvision.__file__).parent.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     statuses = json.loads(done.stdout)
     assert statuses == [0] + [-signal.SIGKILL] * 10 + [0]

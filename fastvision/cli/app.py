@@ -12,6 +12,7 @@ from rich.table import Table
 import fastvision
 from fastvision.cli import KEYBOARD_INTERRUPT
 from fastvision.cli.info import environment
+from fastvision.cli.model_info import describe, model_facts, models_table
 from fastvision.cli.options import (
     Data,
     Device,
@@ -56,9 +57,32 @@ def _options(
 
 @app.command()
 def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="recognition, sequence or vae; or what 'fastvision train' wrote.", show_default="this machine"
+        ),
+    ] = None,
+    image_size: Annotated[str, typer.Option(help="Of the model's images: height and width, 64 or 48x64.")] = "28",
+    channels: Annotated[int, typer.Option(min=1, help="Of the model's images: 1 for grey, 3 for colour.")] = 1,
+    classes: Annotated[int, typer.Option(min=1, help="Classes that the model tells apart.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Show versions, processor, instruction sets, threads and CUDA."""
+    """Show versions, processor, instruction sets, threads and CUDA; or, of a model, its size and its operations.
+
+    Of recognition, sequence and vae, all the models that --model of train has: their parameters, megabytes, and
+    floating-point operations for one image. A trained model has its own images and classes.
+    """
+    if model is not None:
+        try:
+            models = describe(model, (channels, *parse_size(image_size)), classes)
+        except ValueError as error:
+            fail(str(error))
+        if as_json:
+            print(json.dumps(model_facts(models), indent=2))
+        else:
+            Console().print(models_table(models))
+        return
     facts = environment()
     if as_json:
         print(json.dumps(facts, indent=2))
