@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -23,16 +24,20 @@ from fastvision.training.settings import Settings  # noqa: E402
 
 EPOCHS = 10
 KILLS = 10
+MOST_CALLS = 40  # in the two or three checkpoints of the next epoch
 MOST_EPOCHS = 1.6  # until a kill: on average less than is left of the training
 
 
-def train(directory: Path, kill_at: int) -> int:
-    """Trains in this process until the call of a function with the number `kill_at`; returns how many there were."""
+def train(directory: Path, kill_at: int, in_file: str) -> int:
+    """Trains in this process until the call with the number `kill_at`, of or from a function in a file of that name.
+
+    Returns how many there were.
+    """
     calls = 0
 
-    def count(frame: object, event: str, argument: object) -> None:
+    def count(frame: FrameType, event: str, argument: object) -> None:
         nonlocal calls
-        calls += 1
+        calls += frame.f_code.co_filename.endswith(in_file)
         if calls == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -47,12 +52,12 @@ def train(directory: Path, kill_at: int) -> int:
     return calls
 
 
-def forked(directory: Path, kill_at: int = 0) -> int:
+def forked(directory: Path, kill_at: int = 0, in_file: str = "") -> int:
     """`train` in a process of its own; its exit status, negative where a signal ended it."""
     child = os.fork()
     if child == 0:
         try:
-            calls = train(directory, kill_at)
+            calls = train(directory, kill_at, in_file)
             (directory.parent / "calls").write_text(str(calls))
             os._exit(0)
         except BaseException:
@@ -69,7 +74,9 @@ def main(directory: Path) -> None:
     statuses = [forked(whole)]
     calls_per_epoch = int((directory / "calls").read_text()) / EPOCHS
     moments = random.Random(0)
-    statuses += [forked(killed, moments.randrange(1, int(MOST_EPOCHS * calls_per_epoch))) for _ in range(KILLS)]
+    for _ in range(KILLS // 2):
+        statuses.append(forked(killed, moments.randrange(1, int(MOST_EPOCHS * calls_per_epoch))))
+        statuses.append(forked(killed, moments.randrange(1, MOST_CALLS), "checkpoint.py"))
     statuses.append(forked(killed))
     print(json.dumps(statuses))
 
