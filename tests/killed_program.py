@@ -24,20 +24,21 @@ from fastvision.training.settings import Settings  # noqa: E402
 
 EPOCHS = 10
 KILLS = 10
-MOST_CALLS = 40  # in the two or three checkpoints of the next epoch
+MOST_CHECKPOINTS = 3  # at the end of an epoch there are one or two
 MOST_EPOCHS = 1.6  # until a kill: on average less than is left of the training
 
 
-def train(directory: Path, kill_at: int, in_file: str) -> int:
-    """Trains in this process until the call with the number `kill_at`, of or from a function in a file of that name.
+def train(directory: Path, kill_at: int, writing: bool) -> int:
+    """Trains in this process until the call of a function with the number `kill_at`; returns how many there were.
 
-    Returns how many there were.
+    With `writing` only those calls count that are about to fill the file of a checkpoint.
     """
     calls = 0
 
     def count(frame: FrameType, event: str, argument: object) -> None:
         nonlocal calls
-        calls += frame.f_code.co_filename.endswith(in_file)
+        fills = frame.f_code.co_filename.endswith("checkpoint.py") and getattr(argument, "__name__", "") == "write"
+        calls += (fills and event == "c_call") or not writing
         if calls == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -52,12 +53,12 @@ def train(directory: Path, kill_at: int, in_file: str) -> int:
     return calls
 
 
-def forked(directory: Path, kill_at: int = 0, in_file: str = "") -> int:
+def forked(directory: Path, kill_at: int = 0, writing: bool = False) -> int:
     """`train` in a process of its own; its exit status, negative where a signal ended it."""
     child = os.fork()
     if child == 0:
         try:
-            calls = train(directory, kill_at, in_file)
+            calls = train(directory, kill_at, writing)
             (directory.parent / "calls").write_text(str(calls))
             os._exit(0)
         except BaseException:
@@ -76,7 +77,7 @@ def main(directory: Path) -> None:
     moments = random.Random(0)
     for _ in range(KILLS // 2):
         statuses.append(forked(killed, moments.randrange(1, int(MOST_EPOCHS * calls_per_epoch))))
-        statuses.append(forked(killed, moments.randrange(1, MOST_CALLS), "checkpoint.py"))
+        statuses.append(forked(killed, moments.randint(1, MOST_CHECKPOINTS), writing=True))
     statuses.append(forked(killed))
     print(json.dumps(statuses))
 
