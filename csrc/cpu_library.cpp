@@ -1,4 +1,5 @@
 // The tables of one CPU kernel library. Compiled, as all of */cpu/, once per instruction set.
+#include "augment/cpu/augment.h"
 #include "conv/cpu/conv.h"
 #include "core/kernel_library.h"
 #include "machine/machine.h"
@@ -25,6 +26,7 @@ extern "C" const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  fastvision::machine_kernel_table(),
                                                  fastvision::conv_cpu_kernels(),
                                                  fastvision::rnn_cpu_kernels(),
-                                                 fastvision::vae_cpu_kernels()};
+                                                 fastvision::vae_cpu_kernels(),
+                                                 fastvision::augment_cpu_kernels()};
   return &library;
 }

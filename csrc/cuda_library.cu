@@ -1,5 +1,6 @@
 // The CUDA kernel library. Compiled by nvcc it is _cuda.so; compiled as C++ it is _emulated.so, which
 // executes the same kernels on the CPU (core/gpu.h).
+#include "augment/cuda/kernels.h"
 #include "conv/cuda/kernels.h"
 #include "core/kernel_library.h"
 #include "rnn/cuda/kernels.h"
@@ -17,6 +18,7 @@ const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  .machine = nullptr,
                                                  .conv = &fastvision::cuda_conv_kernels,
                                                  .rnn = &fastvision::cuda_rnn_kernels,
-                                                 .vae = &fastvision::cuda_vae_kernels};
+                                                 .vae = &fastvision::cuda_vae_kernels,
+                                                 .augment = &fastvision::cuda_augment_kernels};
   return &library;
 }

@@ -90,6 +90,15 @@ TORCH_LIBRARY(fastvision, m) {
   def("elbo_loss_backward(Tensor grad_loss, " + elbo_tensors +
       ", str reconstruction, float beta, float free_bits, str reduction, bool[3] output_mask) -> (Tensor, Tensor, "
       "Tensor)");
+
+  // Images (batch, channels, height, width) read through an affine map each, (batch, 2, 3) from the result's rows and
+  // columns to theirs, times a scale, plus an offset: one number, or one for each channel.
+  const std::string resampling =
+      "Tensor images, Tensor matrices, *, float[] scale, float[] offset, str interpolation='bilinear', "
+      "str fill_mode='nearest', float cval=0.0, MemoryFormat memory_format=contiguous_format";
+  def("affine_resample(" + resampling + ") -> Tensor");
+  // The same in stock PyTorch calls.
+  def("affine_resample_reference(" + resampling + ") -> Tensor");
 }
 
 }  // namespace fastvision

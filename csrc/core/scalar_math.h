@@ -56,7 +56,16 @@ struct ScalarMath {
 #endif
   }
 
+  FASTVISION_HOST_DEVICE static float floor(float x) {
+#if defined(__CUDA_ARCH__)
+    return ::floorf(x);
+#else
+    return __builtin_floorf(x);
+#endif
+  }
+
   FASTVISION_HOST_DEVICE static float to_float(int32_t x) { return static_cast<float>(x); }
+  FASTVISION_HOST_DEVICE static int32_t to_int(float x) { return static_cast<int32_t>(x); }  // towards zero
 
   FASTVISION_HOST_DEVICE static int32_t bits(float x) {
 #if defined(__CUDA_ARCH__)

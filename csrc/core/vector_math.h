@@ -21,6 +21,7 @@ struct VectorMath {
   }
 
   static FASTVISION_INLINE Vec sqrt(const Vec& x) { return x.sqrt(); }
+  static FASTVISION_INLINE Vec floor(const Vec& x) { return x.floor(); }
 
 #if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
   static FASTVISION_INLINE Vec greater(const Vec& a, const Vec& b) { return a > b; }
@@ -43,6 +44,7 @@ struct VectorMath {
 
 #if defined(CPU_CAPABILITY_AVX512)
   static FASTVISION_INLINE Vec to_float(const IntVec& x) { return _mm512_cvtepi32_ps(x); }
+  static FASTVISION_INLINE IntVec to_int(const Vec& x) { return _mm512_cvttps_epi32(x); }
   static FASTVISION_INLINE IntVec bits(const Vec& x) { return _mm512_castps_si512(x); }
   static FASTVISION_INLINE Vec from_bits(const IntVec& x) { return _mm512_castsi512_ps(x); }
   template <int n>
@@ -60,6 +62,7 @@ struct VectorMath {
   static FASTVISION_INLINE bool any(const Vec& mask) { return _mm512_movepi32_mask(_mm512_castps_si512(mask)); }
 #elif defined(CPU_CAPABILITY_AVX2)
   static FASTVISION_INLINE Vec to_float(const IntVec& x) { return _mm256_cvtepi32_ps(x); }
+  static FASTVISION_INLINE IntVec to_int(const Vec& x) { return _mm256_cvttps_epi32(x); }
   static FASTVISION_INLINE IntVec bits(const Vec& x) { return _mm256_castps_si256(x); }
   static FASTVISION_INLINE Vec from_bits(const IntVec& x) { return _mm256_castsi256_ps(x); }
   template <int n>
@@ -77,6 +80,7 @@ struct VectorMath {
   static FASTVISION_INLINE bool any(const Vec& mask) { return _mm256_movemask_ps(mask); }
 #else
   static Vec to_float(const IntVec& x) { return each<float>(&ScalarMath::to_float, x); }
+  static IntVec to_int(const Vec& x) { return each<int32_t>(&ScalarMath::to_int, x); }
   static IntVec bits(const Vec& x) { return each<int32_t>(&ScalarMath::bits, x); }
   static Vec from_bits(const IntVec& x) { return each<float>(&ScalarMath::from_bits, x); }
   template <int n>

@@ -1,5 +1,6 @@
-"""Modules with the signatures, attributes and state_dict of torch.nn's, and a variational autoencoder's two layers."""
+"""Modules with the signatures, attributes and state_dict of torch.nn's, and what torch.nn does not have."""
 
+from fastvision.nn.augment import AffineAugment
 from fastvision.nn.conv import ConvReLU2d, ConvReLUAvgPool2d, ConvReLUMaxPool2d
 from fastvision.nn.rnn import GRU, LSTM, GRUCell, LSTMCell
 from fastvision.nn.vae import ELBOLoss, Reparameterize
@@ -7,6 +8,7 @@ from fastvision.nn.vae import ELBOLoss, Reparameterize
 __all__ = [
     "GRU",
     "LSTM",
+    "AffineAugment",
     "ConvReLU2d",
     "ConvReLUAvgPool2d",
     "ConvReLUMaxPool2d",

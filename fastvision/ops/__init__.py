@@ -1,6 +1,12 @@
 """The operators as functions."""
 
 from fastvision.ops import vmap  # noqa: F401  (registers rules)
+from fastvision.ops.augment import (
+    affine_augment,
+    affine_matrices,
+    affine_resample,
+    affine_resample_reference,
+)
 from fastvision.ops.conv import (
     conv2d_batch_norm_pool2d,
     conv2d_batch_norm_pool2d_reference,
@@ -27,6 +33,10 @@ from fastvision.ops.vae import (
 )
 
 __all__ = [
+    "affine_augment",
+    "affine_matrices",
+    "affine_resample",
+    "affine_resample_reference",
     "conv2d_batch_norm_pool2d",
     "conv2d_batch_norm_pool2d_reference",
     "conv2d_pool2d",

@@ -8,6 +8,7 @@ const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  .machine = nullptr,
                                                  .conv = nullptr,
                                                  .rnn = &fastvision::cuda_rnn_kernels,
-                                                 .vae = nullptr};
+                                                 .vae = nullptr,
+                                                 .augment = nullptr};
   return &library;
 }

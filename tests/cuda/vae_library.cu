@@ -8,6 +8,7 @@ const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  .machine = nullptr,
                                                  .conv = nullptr,
                                                  .rnn = nullptr,
-                                                 .vae = &fastvision::cuda_vae_kernels};
+                                                 .vae = &fastvision::cuda_vae_kernels,
+                                                 .augment = nullptr};
   return &library;
 }
