@@ -13,6 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fastvision.bench import app, commands, running
+from fastvision.bench.augment_cases import AugmentCase
 from fastvision.bench.conv_cases import ConvCase
 from fastvision.bench.families import FAMILIES
 from fastvision.bench.machine import Bandwidth, Machine
@@ -27,6 +28,7 @@ SMALL = {
     "conv": (ConvCase(1, 4, 8, 8, quick=True), ConvCase(1, 4, 8, 9)),
     "rnn": (RnnCase("GRUCell", 1, 1, 8, 8, modes=("infer", "train"), quick=True),),
     "vae": (VaeCase(64, 100, modes=("infer",), quick=True),),
+    "augment": (AugmentCase(2, 3, 16, quick=True),),
     "models": (),
 }
 
@@ -112,6 +114,7 @@ def test_command_measures_the_few_cases_of_every_family(tmp_path: Path):
         ("rnn", "infer", ["fastvision", "stock", "int8"]),
         ("rnn", "train", ["fastvision", "stock", "int8"]),
         ("vae", "infer", ["fastvision", "stock"]),
+        ("augment", "infer", ["fastvision", "stock"]),
     ]
     assert set(data["peers"]) == {"fastvision", "stock", "channels_last", "int8"}
     assert list(data["results"][0]["peers"]["stock"]["latency_percentiles"]) == ["p50", "p90", "p99"]

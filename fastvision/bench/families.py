@@ -6,6 +6,9 @@ from functools import partial
 
 import torch
 
+from fastvision.bench.augment_cases import AUGMENT_CASES, AugmentCase
+from fastvision.bench.augment_peers import AUGMENT_PEERS
+from fastvision.bench.augment_task import AugmentTask
 from fastvision.bench.conv_cases import CONV_CASES, ConvCase, Mode
 from fastvision.bench.conv_task import ConvTask
 from fastvision.bench.measuring import TaskMakers
@@ -18,7 +21,7 @@ from fastvision.bench.rnn_task import RnnTask
 from fastvision.bench.vae_cases import VAE_CASES, VaeCase
 from fastvision.bench.vae_task import VaeTask
 
-Case = ConvCase | RnnCase | VaeCase | ModelCase
+Case = ConvCase | RnnCase | VaeCase | AugmentCase | ModelCase
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ FAMILIES = {
         Family("conv", CONV_CASES, ConvTask.random, MODULE_PEERS),
         Family("rnn", RNN_CASES, RnnTask.random, RNN_PEERS),
         Family("vae", VAE_CASES, VaeTask.random, VAE_PEERS),
+        Family("augment", AUGMENT_CASES, AugmentTask.random, AUGMENT_PEERS),
         Family("models", MODEL_CASES, ModelTask.random, MODULE_PEERS),
     )
 }

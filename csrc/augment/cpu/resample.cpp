@@ -3,9 +3,13 @@
 #include "augment/cpu/resample.h"
 
 #include "augment/cpu/pixels.h"
+#include "core/integers.h"
 
 namespace fastvision {
 namespace {
+
+// Rows of the result that are made tile by tile: what a tile of a turned image is read from stays in L1.
+constexpr int64_t kBandRows = 32;
 
 struct Row {
   const AffineResampling& p;
@@ -67,27 +71,44 @@ FASTVISION_INLINE inline void resample_vector(const Row& row, const Pixels& pixe
 }
 
 template <Interpolation interpolation, class Pixels>
-void resample_row(const Row& row, const Pixels& pixels) {
+void resample_tile(const Row& row, int64_t tile, const Pixels& pixels) {
   const Vec first_lanes = Vec::arange(0.f, 1.f);
-  for (int64_t tile = 0; tile < row.p.width; tile += kTileWidth) {
-    const Ramp y = ramp(row.matrix, row.y, tile), x = ramp(row.matrix + 3, row.y, tile);
-    const int64_t width = std::min(kTileWidth, row.p.width - tile);
-    for (int64_t i = 0; i < width; i += kLanes) {
-      const Vec lanes = first_lanes + Vec(static_cast<float>(i));
-      resample_vector<interpolation>(row, pixels, ExactVectorMath::fma(lanes, Vec(y.step), Vec(y.start)),
-                                     ExactVectorMath::fma(lanes, Vec(x.step), Vec(x.start)),
-                                     Output(row, tile + i, std::min(kLanes, width - i)));
-    }
+  const Ramp y = ramp(row.matrix, row.y, tile), x = ramp(row.matrix + 3, row.y, tile);
+  const int64_t width = std::min(kTileWidth, row.p.width - tile);
+  for (int64_t i = 0; i < width; i += kLanes) {
+    const Vec lanes = first_lanes + Vec(static_cast<float>(i));
+    resample_vector<interpolation>(row, pixels, ExactVectorMath::fma(lanes, Vec(y.step), Vec(y.start)),
+                                   ExactVectorMath::fma(lanes, Vec(x.step), Vec(x.start)),
+                                   Output(row, tile + i, std::min(kLanes, width - i)));
   }
+}
+
+// A turned image is read in an order that the processor does not foresee.
+void read_ahead(const AffineResampling& p, const AffineResamplingArrays& arrays, int64_t n) {
+  constexpr int64_t kMaxBytes = 512 << 10, kLine = 64;  // what L2 holds
+  const int64_t size = p.pixels == PixelType::u8 ? 1 : 4;
+  const ImageStrides& s = p.image_strides;
+  const int64_t last = (p.channels - 1) * s.c + (p.height - 1) * s.h + (p.width - 1) * s.w;
+  if (last * size > kMaxBytes) return;
+  const char* image = static_cast<const char*>(arrays.images) + n * s.n * size;
+  for (int64_t i = 0; i <= last * size; i += kLine) __builtin_prefetch(image + i, 0, 2);
 }
 
 template <Interpolation interpolation, class Pixels>
 void resample(const AffineResampling& p, const AffineResamplingArrays& arrays, Context& context) {
-  context.parallel_for(p.batch * p.height, [&](int64_t begin, int64_t end) {
+  const int64_t bands = ceil_div(p.height, kBandRows);
+  context.parallel_for(p.batch * bands, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t n = i / p.height, y = i % p.height;
-      float* result = arrays.result + n * p.result_strides.n + y * p.result_strides.h;
-      resample_row<interpolation>({p, arrays.matrices + 6 * n, y, result}, Pixels(p, arrays.images, n));
+      const int64_t n = i / bands, first = i % bands * kBandRows, last = std::min(first + kBandRows, p.height);
+      const Pixels pixels(p, arrays.images, n);
+      if (i == begin || first == 0) read_ahead(p, arrays, n);
+      float* result = arrays.result + n * p.result_strides.n;
+      for (int64_t tile = 0; tile < p.width; tile += kTileWidth) {
+        for (int64_t y = first; y < last; ++y) {
+          const Row row{p, arrays.matrices + 6 * n, y, result + y * p.result_strides.h};
+          resample_tile<interpolation>(row, tile, pixels);
+        }
+      }
     }
   });
 }
