@@ -22,12 +22,14 @@ BLOCK_THREADS = {  # of a family's kernels or of one kernel
     "unpool": 256,
     "rnn_cuda": 256,
     "vae_cuda": 256,
+    "augment_cuda": 256,
     "sum_blocks": 1024,
 }
 GATHERS = ("single", "along_depth", "along_rows")  # enum class Gather
 ENUMERATORS = {
     "RnnMode": ("lstm", "gru"),
     "KlResult": ("absent", "total", "elements"),
+    "Interpolation": ("nearest", "bilinear"),
     "Reconstruction": ("mse", "bce", "bce_with_logits"),
 }
 INSTRUCTIONS = {

@@ -83,8 +83,11 @@ def _kernels(family: str) -> tuple[str, ...]:
     return tuple(str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc" / family / "cuda").glob("*.cu")))
 
 
-CONV_KERNELS, RNN_KERNELS, VAE_KERNELS = (_kernels(family) for family in ("conv", "rnn", "vae"))
+CONV_KERNELS, RNN_KERNELS, VAE_KERNELS, AUGMENT_KERNELS = map(_kernels, ("conv", "rnn", "vae", "augment"))
 CONV_DRIVER = Program("conv_driver", ("tests/cuda/conv_driver.cu", *CONV_KERNELS))
 RNN_DRIVER = Program("rnn_driver", ("tests/native/rnn_kernels.cpp", "tests/cuda/rnn_library.cu", *RNN_KERNELS))
 VAE_DRIVER = Program("vae_driver", ("tests/native/vae_kernels.cpp", "tests/cuda/vae_library.cu", *VAE_KERNELS))
+AUGMENT_DRIVER = Program(
+    "augment_driver", ("tests/native/augment_kernels.cpp", "tests/cuda/augment_library.cu", *AUGMENT_KERNELS)
+)
 SEEDED_BUGS = Program("seeded_bugs", ("tests/cuda/seeded_bugs.cu",))

@@ -4,7 +4,7 @@ import cuda_budget
 import cuda_programs
 import pytest
 from cuda_budget import ARCHITECTURES, ROOT, Kernel
-from cuda_programs import CONV_DRIVER, RNN_DRIVER, SANITIZERS, SCHEDULES, SEEDED_BUGS, VAE_DRIVER
+from cuda_programs import AUGMENT_DRIVER, CONV_DRIVER, RNN_DRIVER, SANITIZERS, SCHEDULES, SEEDED_BUGS, VAE_DRIVER
 
 pytestmark = pytest.mark.skipif(bool(cuda_programs.compiler_missing()), reason=str(cuda_programs.compiler_missing()))
 
@@ -106,6 +106,13 @@ def test_vae_kernels_equal_plain_loops(sanitizer, cases, schedule):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("sanitizer", "cases"), [("plain", 100), ("address", 30)])
+def test_augment_kernels_equal_plain_loops(sanitizer, cases):
+    result = AUGMENT_DRIVER.run(sanitizer, "forward", str(cases), "1", timeout=300)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.slow
 def test_conv_kernels_on_several_threads():
     result = CONV_DRIVER.run("thread", "forward", "3", "100", "4", timeout=300)
     assert result.returncode == 0, result.stdout
@@ -168,6 +175,7 @@ def test_occupancy_is_bounded_by_registers_shared_memory_and_warps():
         "rnn/cuda/sequence_f32.cu",
         "vae/cuda/sample.cu",
         "vae/cuda/elbo.cu",
+        "augment/cuda/augment.cu",
     ],
 )
 def test_kernels_keep_their_budget(source, tmp_path):

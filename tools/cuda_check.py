@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import cuda_budget  # noqa: E402
 from cuda_budget import ARCHITECTURES, LIBRARY_SOURCES, Kernel  # noqa: E402
-from cuda_programs import CONV_DRIVER, RNN_DRIVER, SANITIZERS, SCHEDULES, SEEDED_BUGS, VAE_DRIVER  # noqa: E402
+from cuda_programs import AUGMENT_DRIVER, CONV_DRIVER, RNN_DRIVER, SANITIZERS, SCHEDULES, SEEDED_BUGS, VAE_DRIVER  # noqa: E402
 
 CASES = {"plain": 1000, "address": 300, "thread": 60}
 
@@ -82,14 +82,18 @@ def execute(jobs: int) -> list[str]:
         list(
             pool.map(
                 lambda job: job[0].build(job[1]),
-                [(p, s) for p in (CONV_DRIVER, RNN_DRIVER, VAE_DRIVER, SEEDED_BUGS) for s in SANITIZERS],
+                [
+                    (p, s)
+                    for p in (CONV_DRIVER, RNN_DRIVER, VAE_DRIVER, AUGMENT_DRIVER, SEEDED_BUGS)
+                    for s in SANITIZERS
+                ],
             )
         )
         runs = [(SEEDED_BUGS, s, o, ["clean"]) for s in SANITIZERS for o in SCHEDULES]
         for number, schedule in enumerate(SCHEDULES):
             for sanitizer, cases in CASES.items():
                 runs.append((CONV_DRIVER, sanitizer, schedule, [str(cases), str(1000 * (number + 1)), "1"]))
-                for driver in (RNN_DRIVER, VAE_DRIVER):
+                for driver in (RNN_DRIVER, VAE_DRIVER, AUGMENT_DRIVER):
                     runs.append((driver, sanitizer, schedule, [str(cases // 4), str(1000 * (number + 1))]))
         runs.append((CONV_DRIVER, "thread", "forward", ["15", "9000", "4"]))
         runs.append((CONV_DRIVER, "plain", "forward", ["200", "9100", "1", "far"]))

@@ -46,7 +46,9 @@ class Output {
 };
 
 template <Interpolation interpolation, class Pixels>
-FASTVISION_INLINE inline void resample_vector(const Row& row, const Pixels& pixels, Vec y, Vec x, const Output& out) {
+FASTVISION_INLINE inline void resample_vector(const Row& row, const Pixels& pixels, const Vec& from_y,
+                                              const Vec& from_x, const Output& out) {
+  Vec y = from_y, x = from_x;
   const AffineResampling& p = row.p;
   const auto last_y = static_cast<float>(p.height - 1), last_x = static_cast<float>(p.width - 1);
   const Vec inside = is_inside<VectorMath>(y, last_y) & is_inside<VectorMath>(x, last_x);
