@@ -21,6 +21,8 @@ import cuda_budget  # noqa: E402
 from cuda_budget import ARCHITECTURES, LIBRARY_SOURCES, Kernel  # noqa: E402
 from cuda_programs import AUGMENT_DRIVER, CONV_DRIVER, RNN_DRIVER, SANITIZERS, SCHEDULES, SEEDED_BUGS, VAE_DRIVER  # noqa: E402
 
+DRIVERS = (CONV_DRIVER, RNN_DRIVER, VAE_DRIVER, AUGMENT_DRIVER)
+
 CASES = {"plain": 1000, "address": 300, "thread": 60}
 
 
@@ -93,7 +95,7 @@ def execute(jobs: int) -> list[str]:
         for number, schedule in enumerate(SCHEDULES):
             for sanitizer, cases in CASES.items():
                 runs.append((CONV_DRIVER, sanitizer, schedule, [str(cases), str(1000 * (number + 1)), "1"]))
-                for driver in (RNN_DRIVER, VAE_DRIVER, AUGMENT_DRIVER):
+                for driver in DRIVERS[1:]:
                     runs.append((driver, sanitizer, schedule, [str(cases // 4), str(1000 * (number + 1))]))
         runs.append((CONV_DRIVER, "thread", "forward", ["15", "9000", "4"]))
         runs.append((CONV_DRIVER, "plain", "forward", ["200", "9100", "1", "far"]))
