@@ -15,7 +15,7 @@ demo: install
 	$(PYTHON) -m fastvision demo
 
 test: install
-	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 bench: install
 	$(PYTHON) -m fastvision bench conv

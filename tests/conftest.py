@@ -15,9 +15,12 @@ settings.register_profile("thorough", max_examples=3000, deadline=None)
 settings.load_profile("default")
 
 
+_LONG = ("test_cuda.py", "test_native.py", "test_export.py", "test_session.py", "test_distributed.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that compile for minutes come first, so that no worker waits for them at the end."""
-    items.sort(key=lambda item: item.path.name not in ("test_cuda.py", "test_native.py"))
+    """Files that take minutes come first, so that no worker waits for them at the end."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 @pytest.fixture(scope="module", params=fastvision.backends.cpu.available_capabilities())

@@ -64,8 +64,10 @@ def test_agrees_with_float64(problem):
 
 
 @pytest.mark.parametrize("name", ["plain", "winograd", "planes", "pointwise"])
-def test_the_kernel_runs_and_makes_one_pass(name):
+def test_the_kernel_runs_and_makes_one_pass(capability, name):
     """Otherwise these tests would compare stock with itself."""
+    if capability == "emulated":
+        pytest.skip("the CUDA kernels leave folding to operators")
     problem = BATCHED[name]
     arguments = (*problem.tensors(), *draw_norm(problem), EPS)
     with torch.profiler.profile() as profile:

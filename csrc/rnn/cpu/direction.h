@@ -20,7 +20,9 @@ class Direction {
   Direction(const RnnLayer& p, const RnnWeights& weights, const RnnMasks& masks, Context& context)
       : p_(p), weights_(weights), masks_(masks), hidden_(p.hidden_size), blocks_(ceil_div(hidden_, kLanes)) {
     bias_ = static_cast<float*>(context.allocate(sizeof(float) * blocks_ * (kBlock + kLanes)));
-    for (int64_t block = 0; block < blocks_; ++block) prepare_bias(block);
+    visit_dtype(p.dtype, [&]<class T>() {
+      for (int64_t block = 0; block < blocks_; ++block) prepare_bias<T>(block);
+    });
   }
 
   int64_t blocks() const { return blocks_; }
@@ -237,24 +239,23 @@ class Direction {
   }
 
   // Both biases together where they are only ever added; a GRU's second one of n in a block of its own.
+  template <class T>
   void prepare_bias(int64_t block) {
     float* target = bias_ + block * kBlock;
     float* n_hidden = bias_ + blocks_ * kBlock + block * kLanes;
     for (int64_t gate = 0; gate < kGates; ++gate) {
-      const Vec input = load_bias(weights_.input_bias, gate, block),
-                other = load_bias(weights_.hidden_bias, gate, block);
+      const Vec input = load_bias<T>(weights_.input_bias, gate, block),
+                other = load_bias<T>(weights_.hidden_bias, gate, block);
       const bool apart = Mode == RnnMode::gru && gate == 2;
       (apart ? input : input + other).store(target + gate * kLanes);
       if (apart) other.store(n_hidden);
     }
   }
 
+  template <class T>
   Vec load_bias(const void* bias, int64_t gate, int64_t block) const {
     if (!bias) return Vec(0.f);
-    const int64_t unit = gate * hidden_ + block * kLanes;
-    Vec values;
-    visit_dtype(p_.dtype, [&]<class T>() { values = load_as_float(static_cast<const T*>(bias) + unit, units(block)); });
-    return values;
+    return load_as_float(static_cast<const T*>(bias) + gate * hidden_ + block * kLanes, units(block));
   }
 
   const RnnLayer& p_;
