@@ -232,8 +232,18 @@ def test_train_passes_its_options(train, tmp_path):
     result = train("--lr", 0.002, "--lr-decay", 0.5, "--model", "small", "--likelihood", "gaussian", "--stock", *words)
     assert result.exit_code == 0, result.output
     expected = options | {"learning_rate": 0.002, "batch_size": 16, "kind": "recognition", "stock": True}
-    expected |= {"variant": "small", "likelihood": "gaussian", "learning_rate_decay": 0.5}
+    expected |= {"variant": "small", "likelihood": "gaussian", "learning_rate_decay": 0.5, "augment": False}
     assert load_checkpoint(tmp_path / "out" / "last.pt")["settings"] == expected
+
+
+def test_train_augments(train, tmp_path):
+    assert train("--augment").exit_code == 0
+    assert (tmp_path / "out" / "augmented.png").read_bytes().startswith(b"\x89PNG")
+    augmented = load_checkpoint(tmp_path / "out" / "last.pt")
+    assert augmented["settings"]["augment"] is True
+    assert train(out="plain").exit_code == 0
+    plain = load_checkpoint(tmp_path / "plain" / "last.pt")
+    assert plain["history"][0]["train_loss"] != augmented["history"][0]["train_loss"]
 
 
 def test_train_describes_the_data(train):

@@ -178,6 +178,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Directory for checkpoints and learning curves.")] = Path("training"),
     device: Device = "cpu",
     stock: Stock = False,
+    augment: Annotated[
+        bool,
+        typer.Option("--augment", help="Turn, shift, shear, zoom and flip images at random (augmented.png shows how)."),
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Log for TensorBoard as well, in --out (needs the package).")
     ] = False,
@@ -197,7 +201,20 @@ def train(
     prepare(device, threads)
     try:
         settings = Settings(
-            kind, batch_size, optimizer, lr, l1, l2, dropout, precision, seed, model, likelihood, stock, lr_decay
+            kind,
+            batch_size,
+            optimizer,
+            lr,
+            l1,
+            l2,
+            dropout,
+            precision,
+            seed,
+            model,
+            likelihood,
+            stock,
+            lr_decay,
+            augment,
         )
         shape = None if image_size is None else (None, *parse_size(image_size))
         train_set, test_set = load(data, image_shape=shape, on_broken=warn)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from fastvision import training
 from fastvision.data import ImageDataset, folds
+from fastvision.training.augmented import draw_augmented
 from fastvision.training.curves import draw_curves
 from fastvision.training.loop import Evaluation
 from fastvision.training.session import LAST, Epoch, Session
@@ -53,6 +54,8 @@ def run(plan: Plan, train_set: ImageDataset, test_set: ImageDataset) -> Evaluati
     if plan.resume:
         session.resume()
     _describe(console, session, test_set)
+    if augmentation := plan.settings.build_augmentation():
+        draw_augmented(out / "augmented.png", train_set, augmentation, plan.settings.seed)
     with _tensorboard(plan) as log:
         _train(console, session, plan, log)
     best = session.evaluate_best(test_set)

@@ -42,7 +42,7 @@ class Session:
         dataset: The images; at least ten.
         directory: Where the checkpoints are written; it exists.
         device: Where to train.
-        augment: The trainer's.
+        augment: The trainer's; None is that of the settings.
 
     Attributes:
         history: The epochs so far.
@@ -78,7 +78,7 @@ class Session:
             l1=settings.l1,
             l2=settings.l2,
             precision=settings.precision,
-            augment=augment,
+            augment=augment or settings.build_augmentation(),
             seed=settings.seed,
         )
         self._identity = {

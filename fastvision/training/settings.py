@@ -9,6 +9,7 @@ from torch import nn
 import fastvision
 from fastvision.models import PRESETS, VAE, ConvVAE, RecognitionCNN, SequenceClassifier
 from fastvision.models.vae import Likelihood
+from fastvision.nn import AffineAugment
 from fastvision.training.loop import Precision
 from fastvision.training.optimizers import OptimizerName
 
@@ -20,6 +21,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "vae": ("dense", "conv"),
 }
 HIDDEN_SIZE = 128  # of a recurrent layer
+# Of fastvision.nn.AffineAugment: degrees, and fractions of the size.
+AUGMENTATION = {
+    "rotation_range": 40,
+    "width_shift_range": 0.2,
+    "height_shift_range": 0.2,
+    "shear_range": 0.2,
+    "zoom_range": 0.2,
+    "horizontal_flip": True,
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class Settings:
             recurrent layer its cell, with ``bi`` in both directions, of the autoencoder its layers.
         likelihood: Of the autoencoder's pixels.
         stock: Whether to train stock layers rather than fastvision's.
+        augment: Whether each epoch sees every image by another draw of AUGMENTATION.
 
     Raises:
         ValueError: Where there is no such variant.
@@ -51,6 +62,7 @@ class Settings:
     likelihood: Likelihood = "bernoulli"
     stock: bool = False
     learning_rate_decay: float = 1.0
+    augment: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -69,6 +81,10 @@ class Settings:
             torch.manual_seed(self.seed)
             model = self._stock_model(image_shape, num_classes)
         return model if self.stock else fastvision.convert(model)
+
+    def build_augmentation(self) -> AffineAugment | None:
+        """What the training images go through; None where that is nothing."""
+        return AffineAugment(**AUGMENTATION) if self.augment else None
 
     def _stock_model(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         channels, height, width = image_shape
