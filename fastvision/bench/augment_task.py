@@ -12,16 +12,7 @@ from fastvision.bench.case_task import CaseTask
 from fastvision.bench.conv_cases import Mode
 from fastvision.bench.limits import Read
 from fastvision.ops import affine_matrices, affine_resample, affine_resample_reference
-
-# Those of the application's recipe.
-RANGES = {
-    "rotation_range": 40,
-    "width_shift_range": 0.2,
-    "height_shift_range": 0.2,
-    "shear_range": 0.2,
-    "zoom_range": 0.2,
-    "horizontal_flip": True,
-}
+from fastvision.training.settings import AUGMENTATION
 
 
 @dataclass(frozen=True)
@@ -40,15 +31,12 @@ class AugmentTask(CaseTask):
     ) -> "AugmentTask":
         """Images of noise, which is as hard for the caches as any and harder to interpolate than pictures.
 
-        Raises:
-            ValueError: dtype is not float32, the result's.
+        They are uint8 and the results float32, whatever dtype the networks of a benchmark have.
         """
-        if dtype != torch.float32:
-            raise ValueError(f"dtype: expected torch.float32, which augmentation gives, got {dtype}")
         generator = torch.Generator().manual_seed(seed)
         shape = (case.batch, case.size, case.size, case.channels)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        matrices = affine_matrices(case.batch, case.size, case.size, **RANGES, generator=generator)
+        matrices = affine_matrices(case.batch, case.size, case.size, **AUGMENTATION, generator=generator)
         return cls(case, mode, threads, images, matrices)
 
     @property

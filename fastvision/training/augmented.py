@@ -38,7 +38,9 @@ def draw_augmented(
     axes = figure.subplots(len(rows), len(originals), squeeze=False)
     for row, batch in zip(axes, rows, strict=True):
         for cell, image in zip(row, batch, strict=True):
-            shown = {"X": image[0], "cmap": "gray_r"} if len(image) == 1 else {"X": image.permute(1, 2, 0)}
+            shown = (
+                {"X": image[0].numpy(), "cmap": "gray_r"} if len(image) == 1 else {"X": image.permute(1, 2, 0).numpy()}
+            )
             cell.imshow(**shown, vmin=0, vmax=1)
             cell.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=100)
