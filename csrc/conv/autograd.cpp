@@ -5,34 +5,16 @@
 #include <torch/library.h>
 
 #include "conv/op.h"
-#include "conv/options.h"
+#include "conv/operator.h"
 #include "conv/reference.h"
 #include "core/autograd.h"
-#include "core/operator_handle.h"
 
 namespace fastvision {
 namespace {
 
-using at::IntArrayRef;
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using torch::autograd::variable_list;
-
-// A registered operator called with tensors first and its options one by one.
-template <class Result, class... Tensors>
-class Operator {
- public:
-  explicit Operator(const char* name) : handle_(find_operator<Signature>(name)) {}
-
-  Result operator()(const ConvPool2dOptions& options, Tensors... tensors) const {
-    return with_flat_options(options, [&](auto&&... arguments) { return handle_.call(arguments...); }, tensors...);
-  }
-
- private:
-  using Signature = Result(Tensors..., IntArrayRef, IntArrayRef, IntArrayRef, int64_t, std::string_view,
-                           std::string_view, IntArrayRef, IntArrayRef, IntArrayRef, bool, bool);
-  c10::TypedOperatorHandle<Signature> handle_;
-};
 
 Tensor call_forward(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
   static const Operator<Tensor, const Tensor&, const Tensor&, const OptionalTensor&> op("fastvision::conv2d_pool2d");

@@ -13,15 +13,13 @@
 #include <cmath>
 
 #include "conv/op.h"
-#include "conv/options.h"
+#include "conv/operator.h"
 #include "conv/reference.h"
 #include "core/autograd.h"
-#include "core/operator_handle.h"
 
 namespace fastvision {
 namespace {
 
-using at::IntArrayRef;
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
@@ -33,17 +31,14 @@ bool is_defined(const OptionalTensor& tensor) {
 Tensor fold(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
             const Tensor& mean, const Tensor& var, const OptionalTensor& gamma, const OptionalTensor& beta,
             double eps) {
-  using Signature =
-      Tensor(const Tensor&, const Tensor&, const OptionalTensor&, IntArrayRef, IntArrayRef, IntArrayRef, int64_t,
-             std::string_view, std::string_view, IntArrayRef, IntArrayRef, IntArrayRef, bool, bool);
-  static const auto convolve = find_operator<Signature>("fastvision::conv2d_pool2d");
+  static const Operator<Tensor, const Tensor&, const Tensor&, const OptionalTensor&> convolve(
+      "fastvision::conv2d_pool2d");
   Tensor scale = at::rsqrt(var + eps);
   if (is_defined(gamma)) scale = scale * *gamma;
   const Tensor centre = is_defined(bias) ? *bias - mean : -mean;
   const Tensor shift = is_defined(beta) ? at::addcmul(*beta, centre, scale) : centre * scale;
   const Tensor scaled = weight * scale.view({-1, 1, 1, 1});
-  return with_flat_options(
-      o, [&](auto&&... arguments) { return convolve.call(arguments...); }, input, scaled, OptionalTensor(shift));
+  return convolve(o, input, scaled, shift);
 }
 
 // Whether every tensor of the normalisation has one element of the weight's dtype for each output channel.
@@ -111,15 +106,11 @@ Tensor conv2d_batch_norm_pool2d_autograd(const ConvPool2dOptions& o, const Tenso
   if (at::GradMode::is_enabled() && std::any_of(tensors.begin(), tensors.end(), requires_grad)) {
     return compose(o, input, weight, bias, mean, var, gamma, beta, eps);
   }
-  using Signature =
-      Tensor(const Tensor&, const Tensor&, const OptionalTensor&, const Tensor&, const Tensor&, const OptionalTensor&,
-             const OptionalTensor&, double, IntArrayRef, IntArrayRef, IntArrayRef, int64_t, std::string_view,
-             std::string_view, IntArrayRef, IntArrayRef, IntArrayRef, bool, bool);
-  static const auto below = find_operator<Signature>("fastvision::conv2d_batch_norm_pool2d");
+  static const Operator<Tensor, const Tensor&, const Tensor&, const OptionalTensor&, const Tensor&, const Tensor&,
+                        const OptionalTensor&, const OptionalTensor&, double>
+      below("fastvision::conv2d_batch_norm_pool2d");
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return with_flat_options(
-      o, [&](auto&&... arguments) { return below.call(arguments...); }, input, weight, bias, mean, var, gamma, beta,
-      eps);
+  return below(o, input, weight, bias, mean, var, gamma, beta, eps);
 }
 
 }  // namespace

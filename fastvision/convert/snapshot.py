@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# What a plan depends on beside the classes of the layers. Parameters, and buffers are read at each call.
+# What a plan depends on beside the classes of the layers. Parameters and buffers are read at each call.
 _OPTIONS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv2d: ("in_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
     nn.BatchNorm2d: ("training", "eps"),

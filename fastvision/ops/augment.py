@@ -187,11 +187,10 @@ def affine_resample(
         ValueError: an option is none of these, or mean or std has neither one number nor C.
         RuntimeError: shapes, dtypes or devices are not as above.
     """
-    scale, offset = _scale_and_offset(images, rescale, mean, std)
-    options = {"scale": scale, "offset": offset, "interpolation": interpolation, "fill_mode": fill_mode, "cval": cval}
+    options = _operator_options(images, rescale, mean, std, interpolation, fill_mode, cval, memory_format)
     # The kernels have no gradients.
     run = _affine_resample_reference if images.requires_grad and torch.is_grad_enabled() else _affine_resample
-    return run(images, matrices, memory_format=memory_format, **options)
+    return run(images, matrices, **options)
 
 
 def affine_resample_reference(
@@ -207,9 +206,8 @@ def affine_resample_reference(
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """What `affine_resample` computes, by stock PyTorch calls alone, and differentiable by the images."""
-    scale, offset = _scale_and_offset(images, rescale, mean, std)
-    options = {"scale": scale, "offset": offset, "interpolation": interpolation, "fill_mode": fill_mode, "cval": cval}
-    return _affine_resample_reference(images, matrices, memory_format=memory_format, **options)
+    options = _operator_options(images, rescale, mean, std, interpolation, fill_mode, cval, memory_format)
+    return _affine_resample_reference(images, matrices, **options)
 
 
 def as_batch(images: Tensor, layout: str) -> Tensor:
@@ -246,6 +244,12 @@ def _numbers(name: str, value: float | Sequence[float] | None, default: float, c
     if len(numbers) not in (1, channels):
         raise ValueError(f"{name}: expected one number, or one for each of the {channels} channels, got {len(numbers)}")
     return [float(number) for number in numbers]
+
+
+def _operator_options(images, rescale, mean, std, interpolation, fill_mode, cval, memory_format):
+    scale, offset = _scale_and_offset(images, rescale, mean, std)
+    sampling = {"interpolation": interpolation, "fill_mode": fill_mode, "cval": cval}
+    return {"scale": scale, "offset": offset, "memory_format": memory_format, **sampling}
 
 
 def _scale_and_offset(

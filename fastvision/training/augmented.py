@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastvision.data import ImageDataset
+from fastvision.data import ImageDataset, rescale
 
 
 def draw_augmented(
@@ -32,7 +32,7 @@ def draw_augmented(
     originals = dataset.images[:images]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        rows = [originals / 255, *(augment(originals) for _ in range(draws))]
+        rows = [rescale(originals), *(augment(originals) for _ in range(draws))]
     figure = Figure((1.1 * len(originals), 1.1 * len(rows) + 0.4), layout="constrained")
     figure.suptitle(f"{dataset.name}: {len(originals)} images, and {draws} augmentations of each")
     axes = figure.subplots(len(rows), len(originals), squeeze=False)
