@@ -116,6 +116,7 @@ def libraries() -> list[Library]:
                 *sources("rnn/*.cpp"),
                 *sources("vae/*.cpp"),
                 *sources("augment/*.cpp"),
+                *sources("linear/*.cpp"),
             ],
             # at::parallel_for is a template: without OpenMP here it would silently be a plain loop.
             [*common, "-O2", "-fopenmp", "-fvisibility=hidden", "-fvisibility-inlines-hidden"],

@@ -2,6 +2,7 @@
 #include "augment/cpu/augment.h"
 #include "conv/cpu/conv.h"
 #include "core/kernel_library.h"
+#include "linear/cpu/linear.h"
 #include "machine/machine.h"
 #include "rnn/cpu/rnn.h"
 #include "vae/cpu/vae.h"
@@ -27,6 +28,7 @@ extern "C" const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  fastvision::conv_cpu_kernels(),
                                                  fastvision::rnn_cpu_kernels(),
                                                  fastvision::vae_cpu_kernels(),
-                                                 fastvision::augment_cpu_kernels()};
+                                                 fastvision::augment_cpu_kernels(),
+                                                 fastvision::linear_cpu_kernels()};
   return &library;
 }

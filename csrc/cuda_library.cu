@@ -19,6 +19,7 @@ const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  .conv = &fastvision::cuda_conv_kernels,
                                                  .rnn = &fastvision::cuda_rnn_kernels,
                                                  .vae = &fastvision::cuda_vae_kernels,
-                                                 .augment = &fastvision::cuda_augment_kernels};
+                                                 .augment = &fastvision::cuda_augment_kernels,
+                                                 .linear = nullptr};
   return &library;
 }

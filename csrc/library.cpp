@@ -99,6 +99,15 @@ TORCH_LIBRARY(fastvision, m) {
   def("affine_resample(" + resampling + ") -> Tensor");
   // The same in stock PyTorch calls.
   def("affine_resample_reference(" + resampling + ") -> Tensor");
+
+  // A fully connected layer, arguments as torch.nn.functional.linear, and its activation: none or relu.
+  const std::string linear = "Tensor? bias=None, *, str activation='none') -> Tensor";
+  def("linear(Tensor input, Tensor weight, " + linear);
+  // In inference, from weights in bfloat16 or int8; scale: a float32 factor for each row of an int8 matrix.
+  def("linear_quantized(Tensor input, Tensor weight, Tensor? scale, " + linear);
+  // Both in stock PyTorch calls.
+  def("linear_reference(Tensor input, Tensor weight, " + linear);
+  def("linear_quantized_reference(Tensor input, Tensor weight, Tensor? scale, " + linear);
 }
 
 }  // namespace fastvision

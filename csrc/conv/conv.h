@@ -9,7 +9,6 @@
 
 namespace fastvision {
 
-enum class Activation : uint8_t { none, relu };
 enum class Pool : uint8_t { none, max, avg };
 
 struct ConvPool2d {

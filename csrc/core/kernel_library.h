@@ -6,12 +6,13 @@ namespace fastvision {
 
 struct AugmentKernels;
 struct ConvKernels;
+struct LinearKernels;
 struct MachineKernels;
 struct RnnKernels;
 struct VaeKernels;
 
 struct KernelLibrary {
-  static constexpr int kInterfaceVersion = 6;  // raise when a table or a struct in it changes
+  static constexpr int kInterfaceVersion = 7;  // raise when a table or a struct in it changes
   int interface_version;
   const char* name;               // "default", "avx2", "avx512", "cuda", "emulated"
   const MachineKernels* machine;  // null where the machine's peaks can't be measured
@@ -19,6 +20,7 @@ struct KernelLibrary {
   const RnnKernels* rnn;          // null: the family's references run
   const VaeKernels* vae;          // the same
   const AugmentKernels* augment;  // the same
+  const LinearKernels* linear;    // the same
 };
 
 }  // namespace fastvision

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/integers.h"
+#include "core/load.h"
 #include "core/simd.h"
 
 namespace fastvision {
@@ -31,28 +32,6 @@ inline FASTVISION_INLINE void by_tiles(int64_t count, const F& f) {
       if (rows == i + 1) f.template operator()<i + 1>(row);
     });
     row += rows;
-  }
-}
-
-template <class T>
-inline FASTVISION_INLINE Vec load_as_float(const T* source, int64_t n) {
-  if constexpr (std::is_same_v<T, float>) {
-    return n >= kLanes ? Vec::loadu(source) : load_first(source, n);
-  } else {
-    if (n < kLanes) {
-      float lanes[kLanes]{};
-      convert_row(source, lanes, n);
-      return Vec::loadu(lanes);
-    }
-    Vec values;
-    if constexpr (std::is_same_v<T, int8_t>) {
-      values = load_int8_as_float(source);
-    } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
-      at::vec::load_fp32_from_bf16(source, values);
-    } else {
-      at::vec::load_fp32_from_fp16(source, values);
-    }
-    return values;
   }
 }
 

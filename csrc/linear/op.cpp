@@ -1,0 +1,98 @@
+// The operators on CPU and CUDA tensors: check, describe the problem, allocate, call the kernel library.
+#include <torch/library.h>
+
+#include "core/big_tensor.h"
+#include "core/torch_context.h"
+#include "core/torch_kernels.h"
+#include "linear/kernels.h"
+#include "linear/options.h"
+#include "linear/reference.h"
+
+namespace fastvision {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+bool has_dense_rows(const Tensor& matrix) {
+  return matrix.stride(-1) == 1 || matrix.size(-1) == 1;
+}
+
+// Null where the reference runs, also for arguments that it refuses.
+const LinearKernels* suitable_kernels(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
+  if (input.scalar_type() != at::kFloat || input.dim() == 0 || weight.dim() != 2 || input.numel() == 0 ||
+      weight.numel() == 0 || input.size(-1) != weight.size(1) || !has_dense_rows(weight) ||
+      weight.device() != input.device()) {
+    return nullptr;
+  }
+  if (bias && (bias->scalar_type() != at::kFloat || bias->dim() != 1 || bias->size(0) != weight.size(0) ||
+               bias->device() != input.device())) {
+    return nullptr;
+  }
+  return kernels_enabled() ? kernels_of(input.device(), &KernelLibrary::linear) : nullptr;
+}
+
+Tensor run(const LinearKernels& kernels, const Tensor& input, const Tensor& weight, const OptionalTensor& scale,
+           const OptionalTensor& bias, Activation activation) {
+  const int64_t in_features = weight.size(1), out_features = weight.size(0);
+  Tensor rows = input.dim() == 2 ? input : input.reshape({-1, in_features});
+  if (!has_dense_rows(rows)) rows = rows.contiguous();
+  c10::SmallVector<int64_t, 4> shape(input.sizes().begin(), input.sizes().end());
+  shape.back() = out_features;
+  Tensor result = empty_result(shape, input.options(), at::MemoryFormat::Contiguous);
+
+  Linear p;
+  p.weight = weight.scalar_type() == at::kFloat      ? LinearWeight::f32
+             : weight.scalar_type() == at::kBFloat16 ? LinearWeight::bf16
+                                                     : LinearWeight::i8;
+  p.activation = activation;
+  p.rows = rows.size(0);
+  p.in_features = in_features;
+  p.out_features = out_features;
+  p.input_stride = rows.stride(0);
+  p.weight_stride = weight.stride(0);
+  const Tensor factors = scale ? scale->contiguous() : Tensor(), offsets = bias ? bias->contiguous() : Tensor();
+  TorchContext context(input.device());
+  const char* error = kernels.forward(
+      p,
+      {rows.const_data_ptr<float>(), weight.const_data_ptr(), scale ? factors.const_data_ptr<float>() : nullptr,
+       bias ? offsets.const_data_ptr<float>() : nullptr, result.mutable_data_ptr<float>()},
+      context);
+  TORCH_CHECK(!error, "fastvision::linear: ", error);
+  return result;
+}
+
+Tensor linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, std::string_view activation) {
+  const LinearKernels* kernels = weight.scalar_type() == at::kFloat ? suitable_kernels(input, weight, bias) : nullptr;
+  if (!kernels) return linear_reference(input, weight, bias, activation);
+  return run(*kernels, input, weight, std::nullopt, bias, linear_activation(activation));
+}
+
+Tensor linear_quantized(const Tensor& input, const Tensor& weight, const OptionalTensor& scale,
+                        const OptionalTensor& bias, std::string_view activation) {
+  check_quantized(input, weight, scale);
+  const LinearKernels* kernels = suitable_kernels(input, weight, bias);
+  if (!kernels || (scale && scale->device() != input.device())) {
+    return linear_quantized_reference(input, weight, scale, bias, activation);
+  }
+  return run(*kernels, input, weight, scale, bias, linear_activation(activation));
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
+  m.impl("linear", &linear);
+  m.impl("linear_quantized", &linear_quantized);
+}
+
+TORCH_LIBRARY_IMPL(fastvision, CUDA, m) {
+  m.impl("linear", &linear);
+  m.impl("linear_quantized", &linear_quantized);
+}
+
+TORCH_LIBRARY_IMPL(fastvision, Meta, m) {
+  m.impl("linear", &linear_reference);
+  m.impl("linear_quantized", &linear_quantized_reference);
+}
+
+}  // namespace fastvision

@@ -1,0 +1,36 @@
+// The specification: the same computation in stock PyTorch calls.
+#include "linear/reference.h"
+
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/relu.h>
+#include <torch/library.h>
+
+#include "linear/options.h"
+
+namespace fastvision {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+Tensor linear_reference(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                        std::string_view activation) {
+  const bool relu = linear_activation(activation) == Activation::relu;
+  const Tensor result = at::linear(input, weight, bias);
+  return relu ? at::relu(result) : result;
+}
+
+Tensor linear_quantized_reference(const Tensor& input, const Tensor& weight, const OptionalTensor& scale,
+                                  const OptionalTensor& bias, std::string_view activation) {
+  check_quantized(input, weight, scale);
+  Tensor decoded = weight.to(scale ? at::kFloat : input.scalar_type());
+  if (scale) decoded = at::mul(decoded, scale->unsqueeze(1)).to(input.scalar_type());
+  return linear_reference(input, decoded, bias, activation);
+}
+
+TORCH_LIBRARY_IMPL(fastvision, CompositeImplicitAutograd, m) {
+  m.impl("linear_reference", &linear_reference);
+  m.impl("linear_quantized_reference", &linear_quantized_reference);
+}
+
+}  // namespace fastvision
