@@ -13,7 +13,7 @@ from types import ModuleType
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ("conv_kernels", "rnn_kernels", "vae_kernels", "augment_kernels")  # one of each family
+PROGRAMS = ("conv_kernels", "rnn_kernels", "vae_kernels", "augment_kernels", "linear_kernels")  # one of each family
 SANITIZERS = {
     "plain": [],
     # A null pointer that is used ends the program anyway. Optimised, this takes two to three times as long to compile.

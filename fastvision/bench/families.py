@@ -11,17 +11,19 @@ from fastvision.bench.augment_peers import AUGMENT_PEERS
 from fastvision.bench.augment_task import AugmentTask
 from fastvision.bench.conv_cases import CONV_CASES, ConvCase, Mode
 from fastvision.bench.conv_task import ConvTask
+from fastvision.bench.linear_cases import LINEAR_CASES, LinearCase
+from fastvision.bench.linear_task import LinearTask
 from fastvision.bench.measuring import TaskMakers
 from fastvision.bench.model_cases import MODEL_CASES, ModelCase
 from fastvision.bench.model_task import ModelTask
-from fastvision.bench.module_peers import MODULE_PEERS, RNN_PEERS, VAE_PEERS
+from fastvision.bench.module_peers import LINEAR_PEERS, MODULE_PEERS, RNN_PEERS, VAE_PEERS
 from fastvision.bench.peers import Peer, Task
 from fastvision.bench.rnn_cases import RNN_CASES, RnnCase
 from fastvision.bench.rnn_task import RnnTask
 from fastvision.bench.vae_cases import VAE_CASES, VaeCase
 from fastvision.bench.vae_task import VaeTask
 
-Case = ConvCase | RnnCase | VaeCase | AugmentCase | ModelCase
+Case = ConvCase | LinearCase | RnnCase | VaeCase | AugmentCase | ModelCase
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ FAMILIES = {
     family.name: family
     for family in (
         Family("conv", CONV_CASES, ConvTask.random, MODULE_PEERS),
+        Family("linear", LINEAR_CASES, LinearTask.random, LINEAR_PEERS),
         Family("rnn", RNN_CASES, RnnTask.random, RNN_PEERS),
         Family("vae", VAE_CASES, VaeTask.random, VAE_PEERS),
         Family("augment", AUGMENT_CASES, AugmentTask.random, AUGMENT_PEERS),

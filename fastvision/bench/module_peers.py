@@ -224,6 +224,16 @@ MODULE_PEERS: tuple[Peer, ...] = (
 
 VAE_PEERS: tuple[Peer, ...] = (Fastvision(), Stock(), Compile())
 
+LINEAR_PEERS: tuple[Peer, ...] = (
+    Fastvision(),
+    Stock(),
+    OnnxRuntime(),
+    Compile(),
+    OpenVino(),
+    StoredWeights(torch.bfloat16, tolerance=0.01),
+    StoredWeights(torch.int8, tolerance=0.03),
+)
+
 RNN_PEERS: tuple[Peer, ...] = (
     Fastvision(),
     Stock(),

@@ -35,17 +35,17 @@ def convert(
     state_dict keys, names, indexing, hooks and train/eval are what they were. A layer that has hooks is called as
     before.
 
-    LSTM, GRU, LSTMCell and GRUCell, anywhere in the model, become those of fastvision.nn, in place: the layer keeps its
-    identity, parameters, hooks and mode. `fastvision.explain` lists what is replaced, what is not, and why.
+    Linear, LSTM, GRU, LSTMCell and GRUCell, anywhere in the model, become those of fastvision.nn, in place: the layer
+    keeps its identity, parameters, hooks and mode. `fastvision.explain` lists what is replaced, what is not, and why.
 
     Args:
         model: any module; what it is made of is found at any depth.
         example_inputs: a tensor, or a tuple of positional arguments. If given, model and result run on them in eval
             mode without gradients, and their outputs are compared.
         inplace: True converts `model` itself and returns it. False leaves it untouched and returns a copy.
-        weight_dtype: torch.bfloat16 or torch.int8 is assigned to the `weight_dtype` of all LSTM, GRU and their cells:
-            inference then reads their weights in fewer bits, which changes what it computes, after the comparison on
-            example_inputs. `fastvision.explain` says how far the weights moved. None leaves it as it is.
+        weight_dtype: torch.bfloat16 or torch.int8 is assigned to the `weight_dtype` of all Linear, LSTM, GRU and their
+            cells: inference then reads their weights in fewer bits, which changes what it computes, after the
+            comparison on example_inputs. `fastvision.explain` says how far the weights moved. None leaves it as it is.
 
     Returns:
         The converted model.
@@ -80,8 +80,8 @@ def convert(
 def revert(model: nn.Module) -> nn.Module:
     """Turns a converted model back into its stock layers, in place, and returns it.
 
-    Modules that were made as fastvision.nn.LSTM, GRU, LSTMCell or GRUCell become stock, too, except those with zoneout
-    or recurrent dropout, which stock has not.
+    Modules that were made as fastvision.nn.Linear, LSTM, GRU, LSTMCell or GRUCell become stock, too, except those with
+    zoneout or recurrent dropout, which stock has not.
 
     Raises:
         TypeError: model is not a module.

@@ -1,11 +1,11 @@
-"""Single layers that a module of fastvision.nn does faster: LSTM, GRU and their cells.
+"""Single layers that a module of fastvision.nn does faster: Linear, LSTM, GRU and their cells.
 
 A replaced layer stays the object that it was, with its parameters, hooks and mode. Only its class changes.
 """
 
 from torch import nn
 
-from fastvision.nn import GRU, LSTM, GRUCell, LSTMCell
+from fastvision.nn import GRU, LSTM, GRUCell, Linear, LSTMCell
 from fastvision.nn.regularized import Regularized
 
 # Exact types: a subclass (a parametrized or quantised layer has one too) may compute something else.
@@ -14,8 +14,9 @@ _REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.GRU: GRU,
     nn.LSTMCell: LSTMCell,
     nn.GRUCell: GRUCell,
+    nn.Linear: Linear,
 }
-_OPERATORS = {LSTM: "lstm", GRU: "gru", LSTMCell: "lstm_cell", GRUCell: "gru_cell"}
+_OPERATORS = {LSTM: "lstm", GRU: "gru", LSTMCell: "lstm_cell", GRUCell: "gru_cell", Linear: "linear"}
 STOCK_LAYERS = tuple(_REPLACEMENTS)
 _ORIGINALS = {ours: stock for stock, ours in _REPLACEMENTS.items()}
 

@@ -2,6 +2,7 @@
 
 from fastvision.nn.augment import AffineAugment
 from fastvision.nn.conv import ConvReLU2d, ConvReLUAvgPool2d, ConvReLUMaxPool2d
+from fastvision.nn.linear import Linear
 from fastvision.nn.rnn import GRU, LSTM, GRUCell, LSTMCell
 from fastvision.nn.vae import ELBOLoss, Reparameterize
 
@@ -15,5 +16,6 @@ __all__ = [
     "ELBOLoss",
     "GRUCell",
     "LSTMCell",
+    "Linear",
     "Reparameterize",
 ]

@@ -217,13 +217,16 @@ class StoredWeights:
         return None if copies is None else copies.run_layer(0, 2, input, states, weights[2:], None)[1:]
 
     def _copies_for(self, weights: list[Tensor], input: Tensor, states: Sequence[Tensor]) -> _Copies | None:
+        if len(states) != (2 if isinstance(self, (nn.LSTM, nn.LSTMCell)) else 1):
+            return None  # stock's to judge
+        return self._copies_of(weights, input, *states)
+
+    def _copies_of(self, weights: list[Tensor], *tensors: Tensor) -> _Copies | None:
+        """The copies that a call on these tensors computes with; None if it uses the weights themselves."""
         if torch.compiler.is_compiling():
             return None
         if self.training:
             return self._storage.drop()
-        if len(states) != (2 if isinstance(self, (nn.LSTM, nn.LSTMCell)) else 1):
-            return None  # stock's to judge
-        tensors = (input, *states)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *weights)):
             return self._storage.drop()
         copies = self._current_copies(weights)

@@ -13,6 +13,7 @@ from fastvision.ops.conv import (
     conv2d_pool2d,
     conv2d_pool2d_reference,
 )
+from fastvision.ops.linear import linear, linear_quantized, linear_quantized_reference, linear_reference
 from fastvision.ops.rnn import (
     gru,
     gru_cell,
@@ -47,6 +48,10 @@ __all__ = [
     "gru_cell",
     "gru_cell_reference",
     "gru_reference",
+    "linear",
+    "linear_quantized",
+    "linear_quantized_reference",
+    "linear_reference",
     "lstm",
     "lstm_cell",
     "lstm_cell_reference",

@@ -29,9 +29,10 @@ constexpr int features_of(int) {
 }
 #endif
 
-// Products that are summed before the sum is rounded to one number: the weights of a tile stay in L1, the input of
-// kRowBlock rows in L2, and the rounding error is that of short chains.
+// Products that are summed before the sum is rounded to one number: a tile's input and weights stay in L1, the input of
+// kRowBlock rows in L2, and the rounding error is that of short chains. 512 and 256 are slower (Zen 3).
 constexpr int64_t kDepth = 1024;
+constexpr int64_t kTiles = 2;  // tiles of features that one tile of rows passes
 constexpr int64_t kRowBlock = 64;
 
 // Fewer multiply-adds than this are not worth a second thread.
@@ -45,6 +46,32 @@ struct Operands {
   const float* input(int64_t row) const { return tensors.input + row * p.input_stride; }
   const W* weight(int64_t feature) const { return static_cast<const W*>(tensors.weight) + feature * p.weight_stride; }
 };
+
+// Whether these are the first and the last products.
+struct Chunk {
+  bool first, last;
+};
+
+// `count` is Features, which the compiler sees, or less.
+template <int Features>
+inline FASTVISION_INLINE void finish(const Linear& p, const LinearForward& tensors, int64_t feature, int64_t count,
+                                     const Chunk& chunk, const float (&total)[Features], float* output) {
+  float y[Features];
+  for (int64_t f = 0; f < count; ++f) y[f] = total[f];
+  if (tensors.scale) {
+    for (int64_t f = 0; f < count; ++f) y[f] *= tensors.scale[feature + f];
+  }
+  if (!chunk.first) {
+    for (int64_t f = 0; f < count; ++f) y[f] += output[f];
+  }
+  if (chunk.last && tensors.bias) {
+    for (int64_t f = 0; f < count; ++f) y[f] += tensors.bias[feature + f];
+  }
+  if (chunk.last && p.activation == Activation::relu) {
+    for (int64_t f = 0; f < count; ++f) y[f] = 0.f > y[f] ? 0.f : y[f];  // keeps NaN
+  }
+  for (int64_t f = 0; f < count; ++f) output[f] = y[f];
+}
 
 // Adds the products [begin, end) of a tile to its outputs; the last ones add the bias and activate.
 template <int Rows, int Features, class W>
@@ -78,30 +105,30 @@ void add_tile(const Operands<W>& operands, int64_t row, int64_t feature, int64_t
   }
   float total[Rows][Features];
   unroll<Rows>([&](auto r) FASTVISION_INLINE { sum_lanes(sum[r], total[r]); });
+  const Chunk chunk{begin == 0, end == p.in_features};
   const int64_t features = std::min<int64_t>(Features, p.out_features - feature);
   for (int r = 0; r < Rows; ++r) {
     float* output = operands.tensors.output + (row + r) * p.out_features + feature;
-    for (int64_t f = 0; f < features; ++f) {
-      float y = total[r][f];
-      if (operands.tensors.scale) y *= operands.tensors.scale[feature + f];
-      if (begin > 0) y += output[f];
-      if (end == p.in_features) {
-        if (operands.tensors.bias) y += operands.tensors.bias[feature + f];
-        if (p.activation == Activation::relu) y = 0.f > y ? 0.f : y;  // keeps NaN
-      }
-      output[f] = y;
+    if (features == Features) {
+      finish<Features>(p, operands.tensors, feature, Features, chunk, total[r], output);
+    } else {
+      finish<Features>(p, operands.tensors, feature, features, chunk, total[r], output);
     }
   }
 }
 
 // Rows [begin, end) in tiles as equal as they can be.
 template <int Features, class W>
-void add_rows(const Operands<W>& operands, int64_t begin, int64_t end, int64_t feature, int64_t first, int64_t last) {
+void add_rows(const Operands<W>& operands, int64_t begin, int64_t end, int64_t feature, int64_t end_feature,
+              int64_t first, int64_t last) {
   const int64_t tiles = ceil_div(end - begin, kMaxRows);
   for (int64_t tile = 0, row = begin; tile < tiles; ++tile) {
     const int64_t rows = (end - row) / (tiles - tile);
     unroll<kMaxRows>([&](auto i) FASTVISION_INLINE {
-      if (rows == i + 1) add_tile<i + 1, Features>(operands, row, feature, first, last);
+      if (rows != i + 1) return;
+      for (int64_t f = feature; f < end_feature; f += Features) {
+        add_tile<i + 1, Features>(operands, row, f, first, last);
+      }
     });
     row += rows;
   }
@@ -118,8 +145,10 @@ void multiply_features(const Operands<W>& operands, int64_t begin, int64_t end) 
     for (int64_t block = begin; block < end; block += features_at_once) {
       for (int64_t first = 0; first < p.in_features; first += kDepth) {
         const int64_t last = std::min(first + kDepth, p.in_features);
-        for (int64_t feature = block; feature < std::min(block + features_at_once, end); feature += Features) {
-          add_rows<Features>(operands, row, end_row, feature, first, last);
+        const int64_t end_block = std::min(block + features_at_once, end);
+        for (int64_t feature = block; feature < end_block; feature += kTiles * Features) {
+          const int64_t end_feature = std::min(feature + kTiles * Features, end_block);
+          add_rows<Features>(operands, row, end_row, feature, end_feature, first, last);
         }
       }
     }

@@ -1,0 +1,265 @@
+"""fastvision.ops.linear and linear_quantized against stock in float64, and fastvision.nn.Linear as a drop-in."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import fastvision
+from fastvision.nn.rnn_storage import dequantize, quantize
+from fastvision.ops import linear, linear_quantized, linear_quantized_reference, linear_reference
+
+OPERATOR = torch.ops.fastvision.linear.default
+QUANTIZED = torch.ops.fastvision.linear_quantized.default
+pytestmark = pytest.mark.usefixtures("one_thread")
+# Rows, in_features, out_features: all tiles, and lengths beside the vectors' and the chains'.
+SIZES = [(1, 1, 1), (1, 33, 13), (2, 40, 7), (3, 17, 12), (4, 128, 10), (5, 1024, 8), (7, 1025, 9), (8, 2100, 3)]
+
+
+def draw(rows, in_features, out_features, *, bias=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (rows, in_features), (out_features, in_features), (out_features,)
+    input, weight, offset = (torch.randn(shape, generator=generator) for shape in shapes)
+    return input, weight, offset if bias else None
+
+
+def exact(input, weight, bias, activation="none"):
+    result = F.linear(input.double(), weight.double(), None if bias is None else bias.double())
+    return result.relu() if activation == "relu" else result
+
+
+def assert_accurate(actual, expected):
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5 * max(1.0, expected.abs().max().item()))
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_agrees_with_float64(capability, sizes, activation, bias):
+    tensors = draw(*sizes, bias=bias)
+    output = linear(*tensors, activation=activation)
+    assert_accurate(output, exact(*tensors, activation))
+    assert_accurate(linear_reference(*tensors, activation=activation), exact(*tensors, activation))
+
+
+@given(
+    leading=st.lists(st.integers(1, 3), max_size=3),
+    in_features=st.integers(1, 70),
+    out_features=st.integers(1, 40),
+    strided=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+def test_any_shape_and_strides(leading, in_features, out_features, strided):
+    generator = torch.Generator().manual_seed(in_features)
+
+    def tensor(*shape, apart):
+        drawn = torch.randn(*shape[:-1], 2 * shape[-1] if apart else shape[-1], generator=generator)
+        return drawn[..., ::2] if apart else drawn
+
+    input = tensor(*leading, in_features, apart=strided[0])
+    weight, bias = tensor(out_features, in_features, apart=strided[1]), tensor(out_features, apart=strided[2])
+    output = linear(input, weight, bias)
+    assert output.shape == (*leading, out_features)
+    assert_accurate(output, exact(input, weight, bias))
+
+
+def test_rows_apart_in_memory(capability):
+    input, weight, bias = draw(3, 64, 24)
+    views = (input[:, 8:48], weight[:, 3:43], bias)
+    assert_accurate(linear(*views), exact(*views))
+
+
+def operators_of(call):
+    with torch.profiler.profile() as profile:
+        call()
+    return {event.name for event in profile.events() if event.name.startswith(("aten::", "fastvision::"))}
+
+
+def test_the_kernel_runs_for_few_rows(capability):
+    """Otherwise these tests would compare stock with itself."""
+    if capability == "emulated":
+        pytest.skip("the family has no CUDA kernels")
+    few, more = draw(8, 20, 6), draw(9, 20, 6)
+    assert operators_of(lambda: linear(*few)) == {"fastvision::linear", "aten::empty"}
+    assert "aten::addmm" in operators_of(lambda: linear(*more))
+    with fastvision.backends.enabled(False):
+        assert "aten::addmm" in operators_of(lambda: linear(*few))
+
+
+def test_a_row_has_the_same_bits_beside_others(capability):
+    if capability == "emulated":
+        pytest.skip("the family has no CUDA kernels")
+    input, weight, bias = draw(8, 1500, 21)
+    together = linear(input, weight, bias)
+    for rows in (1, 2, 3, 5):
+        assert torch.equal(linear(input[:rows], weight, bias), together[:rows])
+
+
+def test_two_threads_give_the_same_bits(capability, intraop_threads):
+    if capability == "emulated":
+        pytest.skip("the family has no CUDA kernels")
+    tensors = draw(6, 700, 130)
+    one = linear(*tensors)
+    intraop_threads(2)
+    assert torch.equal(linear(*tensors), one)
+
+
+def test_nan_stays_in_its_row(capability):
+    input, weight, bias = draw(5, 40, 9)
+    input[2, 7] = float("nan")
+    output = linear(input, weight, bias, activation="relu")
+    assert output[2].isnan().all()
+    assert output[[0, 1, 3, 4]].isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5), (5,)])
+def test_empty_and_unbatched(shape):
+    input, weight, bias = torch.randn(shape), torch.randn(3, 5), torch.randn(3)
+    torch.testing.assert_close(linear(input, weight, bias), F.linear(input, weight, bias))
+
+
+def test_no_features():
+    torch.testing.assert_close(linear(torch.ones(2, 0), torch.ones(3, 0), torch.ones(3)), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_dtypes_are_stocks(dtype):
+    tensors = [tensor.to(dtype) for tensor in draw(3, 20, 6)]
+    assert torch.equal(linear(*tensors), F.linear(*tensors))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (torch.ones(2, 4), torch.ones(3, 5)),
+        (torch.ones(2, 5), torch.ones(3, 5), torch.ones(4)),
+        (torch.ones(2, 5), torch.ones(3, 5).double()),
+        (torch.ones(()), torch.ones(3, 5)),
+    ],
+)
+def test_what_stock_refuses_is_refused(arguments):
+    with pytest.raises(RuntimeError) as stock:
+        F.linear(*arguments)
+    with pytest.raises(RuntimeError) as ours:
+        linear(*arguments)
+    assert str(ours.value) == str(stock.value)
+
+
+def test_unknown_activation():
+    with pytest.raises(RuntimeError, match="activation: expected 'none' or 'relu', got 'tanh'"):
+        linear(*draw(1, 2, 3), activation="tanh")
+
+
+@pytest.mark.parametrize("activation", ["none", "relu"])
+def test_gradients(activation):
+    tensors = [tensor.double().requires_grad_() for tensor in draw(3, 5, 4)]
+    assert torch.autograd.gradcheck(lambda *t: linear(*t, activation=activation), tensors)
+    assert torch.autograd.gradgradcheck(lambda *t: linear(*t, activation=activation), tensors)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_opcheck(grad):
+    tensors = [tensor.requires_grad_(grad) for tensor in draw(3, 5, 4)]
+    torch.library.opcheck(OPERATOR, tuple(tensors), {"activation": "relu"})
+    input, weight, bias = draw(3, 5, 4)
+    torch.library.opcheck(QUANTIZED, (input, *quantize(weight, torch.int8), bias))
+
+
+def test_vmap_and_autocast():
+    input, weight, bias = draw(6, 5, 4)
+    batched = torch.vmap(lambda x: linear(x, weight, bias))(input.view(3, 2, 5))
+    torch.testing.assert_close(batched.view(6, 4), F.linear(input, weight, bias))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(linear(input, weight, bias), F.linear(input, weight, bias))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_quantized_agrees_with_decoded_weights(capability, dtype, sizes):
+    input, weight, bias = draw(*sizes)
+    stored, scale = quantize(weight, dtype)
+    output = linear_quantized(input, stored, scale, bias, activation="relu")
+    assert_accurate(output, exact(input, dequantize(stored, scale), bias, "relu"))
+    reference = linear_quantized_reference(input, stored, scale, bias, activation="relu")
+    assert_accurate(reference, exact(input, dequantize(stored, scale), bias, "relu"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.ones(2, 4), torch.ones(3, 4), None), "weight: expected bfloat16 or int8, got Float"),
+        ((torch.ones(2, 4), torch.ones(3).bfloat16(), None), r"weight: expected shape \(out_features, in_features\)"),
+        ((torch.ones(2, 4), torch.ones(3, 4).char(), None), "scale: expected a factor for each row"),
+        ((torch.ones(2, 4), torch.ones(3, 4).bfloat16(), torch.ones(3)), "scale: expected none with bfloat16"),
+        ((torch.ones(2, 4), torch.ones(3, 4).char(), torch.ones(2)), r"scale: expected float32 of shape \(3\)"),
+        ((torch.ones(2, 4).int(), torch.ones(3, 4).bfloat16(), None), "input: expected a floating point dtype"),
+    ],
+)
+def test_quantized_arguments_are_checked(arguments, message):
+    with pytest.raises(RuntimeError, match=message):
+        linear_quantized(*arguments)
+
+
+# ---- the module
+
+
+def test_module_is_stocks():
+    torch.manual_seed(0)
+    stock = nn.Linear(20, 6)
+    torch.manual_seed(0)
+    ours = fastvision.nn.Linear(20, 6)
+    for module in (ours, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert list(module.state_dict()) == list(stock.state_dict())
+        assert torch.equal(module.weight, stock.weight)
+        assert str(module) == str(stock)
+        x = torch.randn(4, 20)
+        torch.testing.assert_close(module(x), stock(x))
+        with torch.inference_mode():
+            torch.testing.assert_close(module(x), stock(x))
+
+
+def test_module_without_bias_compiles():
+    module = fastvision.nn.Linear(20, 6, bias=False).eval()
+    compiled = torch.compile(module, fullgraph=True, backend="eager", dynamic=True)
+    with torch.no_grad():
+        for rows in (2, 5, 11):
+            x = torch.randn(rows, 20)
+            torch.testing.assert_close(compiled(x), module(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_stored_weights_follow_training(dtype):
+    module = fastvision.nn.Linear(64, 32)
+    module.weight_dtype = dtype
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+    x = torch.randn(4, 64)
+    for _ in range(2):
+        module.train()
+        loss = module(x).square().sum()
+        assert torch.equal(loss, F.linear(x, module.weight, module.bias).square().sum())
+        loss.backward()
+        optimizer.step()
+        module.eval()
+        with torch.no_grad():
+            stored, scale = quantize(module.weight, dtype)
+            assert torch.equal(module(x), linear_quantized(x, stored, scale, module.bias))
+    assert 0 < module.weight_error() < 0.02
+
+
+def test_convert_and_revert():
+    model = nn.Sequential(nn.Linear(30, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    x = torch.randn(3, 30)
+    converted = fastvision.convert(model, x, weight_dtype=torch.bfloat16)
+    assert [type(layer) for layer in converted] == [fastvision.nn.Linear, nn.ReLU, fastvision.nn.Linear]
+    assert "fastvision.ops.linear, in inference with weights in bfloat16" in str(fastvision.explain(converted))
+    with torch.no_grad():
+        assert not torch.equal(converted(x), model(x))
+        torch.testing.assert_close(converted(x), model(x), rtol=0.05, atol=0.05)
+        reverted = fastvision.revert(converted)
+        assert type(reverted[0]) is nn.Linear
+        assert torch.equal(reverted(x), model(x))
