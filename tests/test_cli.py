@@ -89,7 +89,7 @@ def test_info_json():
 def test_info_of_a_kind_of_model():
     small, medium = json.loads(run("info", "recognition", "--json").stdout)[1::-1]
     assert medium["model"] == "medium"
-    assert medium["image_shape"] == [1, 28, 28]
+    assert medium["sample_shape"] == [1, 28, 28]
     assert medium["parameters"] == 241_546
     assert medium["bytes"] == 4 * 241_546
     convolutions = 28 * 28 * 9 * 1 * 32 + 14 * 14 * 9 * 32 * 64 + 7 * 7 * 9 * 64 * 128
@@ -108,7 +108,7 @@ def test_info_of_a_trained_model(tmp_path):
     dataset = ImageDataset("set", torch.zeros(20, 1, 8, 9, dtype=torch.uint8), labels, ("a", "b"))
     Session(Settings("vae", variant="conv"), dataset, tmp_path).save()
     (facts,) = json.loads(run("info", tmp_path, "--json").stdout)
-    assert (facts["image_shape"], facts["classes"]) == ([1, 8, 9], 2)
+    assert (facts["sample_shape"], facts["classes"]) == ([1, 8, 9], 2)
     assert facts["parameters"] == sum(p.numel() for p in ConvVAE((1, 8, 9)).parameters())
 
 

@@ -188,7 +188,7 @@ def test_load_npz(tmp_path):
     with pytest.raises(data.DataError, match=r"broken\.npz: can't be read: "):
         data.load(tmp_path / "broken.npz")
     (tmp_path / "a.txt").touch()
-    with pytest.raises(data.DataError, match=r"a\.txt: expected a directory or an \.npz file"):
+    with pytest.raises(data.DataError, match=r"a\.txt: expected a directory, an \.npz or a \.ts file"):
         data.load(tmp_path / "a.txt")
 
 

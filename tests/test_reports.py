@@ -137,7 +137,7 @@ def test_trained_models_are_read_back(tmp_path, kind, variant):
     expected = session.evaluate_best(dark_and_bright(40))
     for stock in (False, True):
         trained = load_trained(tmp_path, stock=stock)
-        assert (trained.image_shape, trained.classes, trained.data_name) == ((1, 8, 8), ("dark", "bright"), "shades")
+        assert (trained.sample_shape, trained.classes, trained.data_name) == ((1, 8, 8), ("dark", "bright"), "shades")
         assert (trained.settings, trained.stock) == (session.settings, stock)
         assert list(trained.history) == session.history[: session.best_epoch + 1]
         assert not trained.model.training

@@ -309,7 +309,7 @@ def test_train_on_image_files(train, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "10x12, 3 channels, 2 classes" in result.stdout
     assert "photos/b/29.png: can't be read as an image: " in result.stderr
-    assert load_checkpoint(tmp_path / "out" / "last.pt")["data"]["image_shape"] == [3, 10, 12]
+    assert load_checkpoint(tmp_path / "out" / "last.pt")["data"]["sample_shape"] == [3, 10, 12]
     for size in ("big", "10x", "0"):
         result = train("--data", "photos", "--image-size", size, out="other")
         assert result.exit_code == 2

@@ -133,7 +133,7 @@ def demo(
 
 @app.command()
 def train(
-    kind: Annotated[Kind, typer.Argument(help="A CNN, a recurrent network that reads images row by row, or a VAE.")],
+    kind: Annotated[Kind, typer.Argument(help="A CNN, a recurrent network for sequences or rows of images, or a VAE.")],
     data: Data = None,
     image_size: Annotated[
         str | None,
@@ -189,13 +189,18 @@ def train(
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, to the same result.")
     ] = False,
 ) -> None:
-    """Train a model on images, with checkpoints after each epoch.
+    """Train a model on images, or sequences, with checkpoints after each epoch.
 
     A tenth of the training images, chosen at random, judges each epoch; in the end, the weights of the best epoch are
     judged by the test images. Ctrl-C saves and ends. An image file that can't be read is named and left out.
+
+    Each epoch's line says how much of its time was spent on the input: reading batches, and augmenting them.
+
+    In several processes: torchrun --nproc-per-node 2 -m fastvision train ...
     """
     try:
         from fastvision.cli.train import Interrupted, Plan, run, run_folds
+        from fastvision.training.processes import torchrun_processes
     except ModuleNotFoundError as error:
         fail_without_extra("train", "vision", error)
     prepare(device, threads)
@@ -217,12 +222,14 @@ def train(
             augment,
         )
         shape = None if image_size is None else (None, *parse_size(image_size))
-        train_set, test_set = load(data, image_shape=shape, on_broken=warn)
-        plan = Plan(settings, epochs, patience, out, device, resume, tensorboard)
-        if folds is None:
-            run(plan, train_set, test_set)
-        else:
-            run_folds(plan, train_set, folds)
+        with torchrun_processes(device) as (processes, own_device):
+            on_broken = warn if processes.is_first else lambda error: None
+            train_set, test_set = load(data, image_shape=shape, on_broken=on_broken)
+            plan = Plan(settings, epochs, patience, out, own_device, resume, tensorboard, processes)
+            if folds is None:
+                run(plan, train_set, test_set)
+            else:
+                run_folds(plan, train_set, folds)
     except (ValueError, OSError, DivergedError) as error:
         fail(str(error))
     except Interrupted as error:

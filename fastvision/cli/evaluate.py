@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastvision.data import ImageDataset
+from fastvision.data import ImageDataset, SequenceDataset
 from fastvision.training.image_rows import draw_image_rows
 from fastvision.training.loop import Precision, predict
 from fastvision.training.pictures import draw_predictions
@@ -26,7 +26,9 @@ COLUMNS = 12
 SAMPLES = 36
 
 
-def run(trained: Trained, dataset: ImageDataset, out: Path, precision: Precision, seed: int, as_json: bool) -> None:
+def run(
+    trained: Trained, dataset: ImageDataset | SequenceDataset, out: Path, precision: Precision, seed: int, as_json: bool
+) -> None:
     """Evaluates on `dataset`, writes the pictures into `out`, a directory that exists, and prints.
 
     Raises:
@@ -40,22 +42,25 @@ def run(trained: Trained, dataset: ImageDataset, out: Path, precision: Precision
         print(json.dumps(facts | {"pictures": [str(picture) for picture in pictures]}, indent=2))
         return
     console = Console()
-    console.print(f"{trained.title} on {len(dataset):,} images of {dataset.name}", highlight=False, soft_wrap=True)
+    noun = "images" if trained.reads_images else "sequences"
+    console.print(f"{trained.title} on {len(dataset):,} {noun} of {dataset.name}", highlight=False, soft_wrap=True)
     console.print(table)
     for picture in pictures:
         console.print(str(picture), highlight=False, soft_wrap=True)
 
 
 def _classifier(
-    trained: Trained, dataset: ImageDataset, out: Path, precision: Precision, seed: int
+    trained: Trained, dataset: ImageDataset | SequenceDataset, out: Path, precision: Precision, seed: int
 ) -> tuple[ClassificationReport, Table, list[Path]]:
     scores = predict(trained.model, dataset, precision)
     report = classification_report(scores, dataset)
-    title = f"{dataset.name}: {report.accuracy:.1%} of {len(dataset):,} images recognised"
-    pictures = [out / name for name in ("confusion.png", "calibration.png", "mistakes.png")]
+    title = f"{dataset.name}: {report.accuracy:.1%} of {len(dataset):,} recognised"
+    pictures = [out / name for name in ("confusion.png", "calibration.png")]
     draw_confusion(pictures[0], title, report)
     draw_reliability(pictures[1], title, report)
-    draw_predictions(pictures[2], dataset, {trained.title: scores}, seed, mistakes=MISTAKES, sample=0)
+    if trained.reads_images:
+        pictures.append(out / "mistakes.png")
+        draw_predictions(pictures[2], dataset, {trained.title: scores}, seed, mistakes=MISTAKES, sample=0)
     return report, _class_table(report), pictures
 
 

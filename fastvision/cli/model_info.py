@@ -16,7 +16,7 @@ class ModelInfo:
     """A model: what it is called, for which images, and how large it is."""
 
     model: str
-    image_shape: tuple[int, int, int]
+    sample_shape: tuple[int, ...]
     classes: int
     size: ModelSize
 
@@ -35,25 +35,26 @@ def describe(model: str, image_shape: tuple[int, int, int], classes: int) -> lis
     if not Path(model).exists():
         raise ValueError(f"'{model}' is no checkpoint and none of {', '.join(get_args(Kind))}")
     trained = load_trained(model)
-    size = _size(trained.settings, trained.image_shape, len(trained.classes))
-    return [ModelInfo(trained.title, trained.image_shape, len(trained.classes), size)]
+    size = _size(trained.settings, trained.sample_shape, len(trained.classes))
+    return [ModelInfo(trained.title, trained.sample_shape, len(trained.classes), size)]
 
 
-def _size(settings: Settings, image_shape: tuple[int, int, int], classes: int) -> ModelSize:
-    return model_size(replace(settings, stock=True).build_model(image_shape, classes), image_shape)
+def _size(settings: Settings, sample_shape: tuple[int, ...], classes: int) -> ModelSize:
+    return model_size(replace(settings, stock=True).build_model(sample_shape, classes), sample_shape)
 
 
 def models_table(models: list[ModelInfo]) -> Table:
     """A row for each."""
-    channels, height, width = models[0].image_shape
-    table = Table(title=f"{channels}x{height}x{width} images, {models[0].classes} classes")
+    shape = models[0].sample_shape
+    samples = f"{'x'.join(map(str, shape))} images" if len(shape) == 3 else f"Sequences of {shape[0]} features"
+    table = Table(title=f"{samples}, {models[0].classes} classes")
     table.add_column("model")
     for name in ("parameters", "MB", "MFLOPs"):
         table.add_column(name, justify="right")
     for each in models:
         size = each.size
         table.add_row(each.model, f"{size.parameters:,}", f"{size.bytes / 1e6:.2f}", f"{size.flops / 1e6:,.1f}")
-    table.caption = "MB of float32 weights; floating-point operations of one image, a multiply-add counted as two"
+    table.caption = "MB of float32 weights; operations of one image (or step), a multiply-add counted as two"
     return table
 
 

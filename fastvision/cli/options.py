@@ -15,7 +15,8 @@ Stock = Annotated[bool, typer.Option("--stock", help="Run stock PyTorch's layers
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="Folder with a folder of image files for each class, or of IDX files (MNIST's layout); or an .npz file.",
+        help="Folder with a folder of image files for each class, of IDX files (MNIST's layout), or of .ts files "
+        "(sequences); or an .npz file.",
         show_default="real images at hand",
     ),
 ]

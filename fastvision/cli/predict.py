@@ -29,7 +29,7 @@ def run(
     read, images, broken = [], [], []
     for file in files:
         try:
-            images.append(read_image(file, trained.image_shape))
+            images.append(read_image(file, trained.sample_shape))
             read.append(file)
         except DataError as error:
             broken.append(str(error))

@@ -13,10 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from fastvision import training
-from fastvision.data import ImageDataset, folds
+from fastvision.data import ImageDataset, SequenceDataset, folds
 from fastvision.training.augmented import draw_augmented
 from fastvision.training.curves import draw_curves
-from fastvision.training.loop import Evaluation
+from fastvision.training.loop import EpochResult, Evaluation
+from fastvision.training.processes import ALONE, Processes
 from fastvision.training.session import LAST, Epoch, Session
 from fastvision.training.settings import Settings
 
@@ -36,9 +37,13 @@ class Plan:
     device: str
     resume: bool
     tensorboard: bool
+    processes: Processes = ALONE
 
 
-def run(plan: Plan, train_set: ImageDataset, test_set: ImageDataset) -> Evaluation:
+Samples = ImageDataset | SequenceDataset
+
+
+def run(plan: Plan, train_set: Samples, test_set: Samples) -> Evaluation:
     """Trains, shows progress, writes the checkpoints and ``curves.png``, and judges the best epoch by `test_set`.
 
     Raises:
@@ -46,21 +51,22 @@ def run(plan: Plan, train_set: ImageDataset, test_set: ImageDataset) -> Evaluati
         Interrupted: After Ctrl-C.
         CheckpointError, DivergedError: As `Session.run`.
     """
-    console, out = Console(), plan.out
+    console, out = Console(quiet=not plan.processes.is_first), plan.out
     out.mkdir(parents=True, exist_ok=True)
-    if not plan.resume and (out / LAST).exists():
+    if plan.processes.any(not plan.resume and (out / LAST).exists()):
         raise ValueError(f"{out / LAST} exists: --resume goes on from it; otherwise choose another --out, or delete it")
-    session = Session(plan.settings, train_set, out, plan.device)
+    session = Session(plan.settings, train_set, out, plan.device, processes=plan.processes)
     if plan.resume:
         session.resume()
     _describe(console, session, test_set)
-    if augmentation := plan.settings.build_augmentation():
+    augmentation = plan.settings.build_augmentation()
+    if augmentation and plan.processes.is_first:
         draw_augmented(out / "augmented.png", train_set, augmentation, plan.settings.seed)
     with _tensorboard(plan) as log:
         _train(console, session, plan, log)
     best = session.evaluate_best(test_set)
     console.print(
-        f"Best: epoch {session.best_epoch + 1}; on the {len(test_set):,} test images "
+        f"Best: epoch {session.best_epoch + 1}; on the {len(test_set):,} test {_noun(test_set)} "
         f"{standing(best.loss, best.accuracy)}. Checkpoints and curves: {out}",
         highlight=False,
         soft_wrap=True,
@@ -68,7 +74,7 @@ def run(plan: Plan, train_set: ImageDataset, test_set: ImageDataset) -> Evaluati
     return best
 
 
-def run_folds(plan: Plan, dataset: ImageDataset, count: int) -> None:
+def run_folds(plan: Plan, dataset: Samples, count: int) -> None:
     """Cross-validates: `run` for each fold, in ``fold-1`` and so on, a table of the results, and ``folds.json``.
 
     With the plan to resume, folds that are done are only judged again, and the others are trained.
@@ -76,7 +82,7 @@ def run_folds(plan: Plan, dataset: ImageDataset, count: int) -> None:
     Raises:
         ValueError, Interrupted, CheckpointError, DivergedError: As `run`.
     """
-    console, results = Console(), []
+    console, results = Console(quiet=not plan.processes.is_first), []
     for number, (train_set, test_set) in enumerate(folds(dataset, count, plan.settings.seed), start=1):
         console.print(f"Fold {number} of {count}", style="bold", highlight=False)
         out = plan.out / f"fold-{number}"
@@ -90,7 +96,8 @@ def run_folds(plan: Plan, dataset: ImageDataset, count: int) -> None:
         name: {"mean": statistics.fmean(values), "standard_deviation": statistics.stdev(values), "folds": values}
         for name, values in columns.items()
     }
-    (plan.out / "folds.json").write_text(json.dumps(summary, indent=2))
+    if plan.processes.is_first:
+        (plan.out / "folds.json").write_text(json.dumps(summary, indent=2))
     console.print(_folds_table(summary, count))
 
 
@@ -101,12 +108,19 @@ def standing(loss: float, accuracy: float | None) -> str:
     return f"loss {loss:.3f}  accuracy {accuracy:.1%}"
 
 
-def _describe(console: Console, session: Session, test_set: ImageDataset) -> None:
-    channels, height, width = session.train_set.image_shape
+def _noun(dataset: Samples) -> str:
+    return "sequences" if isinstance(dataset, SequenceDataset) else "images"
+
+
+def _describe(console: Console, session: Session, test_set: Samples) -> None:
+    if isinstance(test_set, SequenceDataset):
+        shape = f"{test_set.features} features a step"
+    else:
+        channels, height, width = test_set.image_shape
+        shape = f"{height}x{width}, {channels} channel{'s' * (channels > 1)}"
     console.print(
-        f"{session.train_set.name}: {len(session.train_set):,} images to train, {len(session.validation_set):,} to "
-        f"judge each epoch, {len(test_set):,} to test; {height}x{width}, {channels} channel{'s' * (channels > 1)}, "
-        f"{len(test_set.classes)} classes",
+        f"{session.train_set.name}: {len(session.train_set):,} {_noun(test_set)} to train, "
+        f"{len(session.validation_set):,} to judge each epoch, {len(test_set):,} to test; {shape}, {len(test_set.classes)} classes",
         highlight=False,
         soft_wrap=True,
     )
@@ -115,7 +129,11 @@ def _describe(console: Console, session: Session, test_set: ImageDataset) -> Non
 def _train(console: Console, session: Session, plan: Plan, log: Callable[[int, Epoch], None]) -> None:
     epochs, out, images = plan.epochs, plan.out, len(session.train_set)
     bar = Progress(
-        BarColumn(), TextColumn("{task.fields[state]}"), TextColumn("{task.percentage:3.0f}%"), console=console
+        BarColumn(),
+        TextColumn("{task.fields[state]}"),
+        TextColumn("{task.percentage:3.0f}%"),
+        console=console,
+        disable=console.quiet,
     )
     task = bar.add_task("", total=images * epochs, completed=images * len(session.history), state="")
 
@@ -124,14 +142,19 @@ def _train(console: Console, session: Session, plan: Plan, log: Callable[[int, E
         def on_batch(progress: training.Progress) -> None:
             state = f"epoch {progress.epoch + 1}/{epochs}  {standing(progress.loss, progress.accuracy)}"
             bar.update(task, completed=progress.epoch * images + progress.images, state=state)
-            if interrupted:
+            if plan.processes.any(bool(interrupted)):  # all stop after the same batch
                 raise Interrupted
 
-        def on_epoch(epoch: Epoch) -> None:
+        def on_epoch(epoch: Epoch, trained: EpochResult) -> None:
             said = standing(epoch.loss, epoch.accuracy)
-            console.print(f"epoch {len(session.history)}: validation {said}", highlight=False)
-            draw_curves(out / "curves.png", f"{session.settings.kind}, {session.train_set.name}", session.history)
-            log(len(session.history), epoch)
+            waiting = trained.input_seconds / trained.seconds
+            console.print(
+                f"epoch {len(session.history)}: validation {said}; {trained.seconds:.1f} s, {waiting:.1%} of it input",
+                highlight=False,
+            )
+            if plan.processes.is_first:
+                draw_curves(out / "curves.png", f"{session.settings.kind}, {session.train_set.name}", session.history)
+                log(len(session.history), epoch)
 
         try:
             session.run(epochs, plan.patience, on_batch, on_epoch)
@@ -143,7 +166,7 @@ def _train(console: Console, session: Session, plan: Plan, log: Callable[[int, E
 @contextmanager
 def _tensorboard(plan: Plan) -> Iterator[Callable[[int, Epoch], None]]:
     """What to call after each epoch, with its number from 1 on; nothing where the plan has no TensorBoard."""
-    if not plan.tensorboard:
+    if not plan.tensorboard or not plan.processes.is_first:
         yield lambda number, epoch: None
         return
     try:

@@ -1,5 +1,7 @@
 """The commands that use a trained model, their options and their messages."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +27,18 @@ from fastvision.training.trained import load_trained
 TRAINING = Path("training")
 
 
+@contextmanager
+def _command(name: str, device: str, threads: int | None) -> Iterator[None]:
+    """What a command does: errors become sentences."""
+    prepare(device, threads)
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        fail_without_extra(name, "vision", error)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+
+
 def evaluate(
     checkpoint: Checkpoint = TRAINING,
     data: Data = None,
@@ -43,18 +57,13 @@ def evaluate(
 
     Of an autoencoder: its negative ELBO and that in parts; pictures of reconstructions and samples.
     """
-    try:
+    with _command("evaluate", device, threads):
         from fastvision.cli.evaluate import run
-    except ModuleNotFoundError as error:
-        fail_without_extra("evaluate", "vision", error)
-    prepare(device, threads)
-    try:
+
         trained = load_trained(checkpoint, stock=stock, device=device)
-        _, test_set = load(data, image_shape=trained.image_shape, on_broken=warn)
+        _, test_set = load(data, image_shape=trained.sample_shape, on_broken=warn)
         out.mkdir(parents=True, exist_ok=True)
         run(trained, test_set, out, precision, seed, as_json)
-    except (ValueError, OSError) as error:
-        fail(str(error))
 
 
 def predict(
@@ -82,20 +91,16 @@ def predict(
     Each image is stretched to the size that the model was trained on. A file that is no image is named, the others are
     predicted, and the exit status is 1.
     """
-    try:
+    with _command("predict", device, threads):
         from fastvision.cli.predict import run
-    except ModuleNotFoundError as error:
-        fail_without_extra("predict", "vision", error)
-    prepare(device, threads)
-    try:
+
         trained = load_trained(checkpoint, stock=stock, device=device)
         if trained.is_autoencoder:
             fail(f"{checkpoint}: is an autoencoder, which has no classes: train recognition or sequence")
-        broken = run(trained, files, top, invert, attribution, out, as_json)
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    if broken:
-        fail("\nfastvision: ".join(broken))
+        if not trained.reads_images:
+            fail(f"{checkpoint}: was trained on sequences, and predicts no image files")
+        if broken := run(trained, files, top, invert, attribution, out, as_json):
+            fail("\nfastvision: ".join(broken))
 
 
 def generate(
@@ -115,17 +120,12 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Draw new images with a trained autoencoder: a grid of samples, and ways from one image to another."""
-    try:
+    with _command("generate", device, threads):
         from fastvision.cli.generate import run
-    except ModuleNotFoundError as error:
-        fail_without_extra("generate", "vision", error)
-    prepare(device, threads)
-    try:
+
         trained = load_trained(checkpoint, stock=stock, device=device)
         if not trained.is_autoencoder:
             fail(f"{checkpoint}: is a classifier, which draws nothing: train vae")
-        ends = None if data is None else load(data, image_shape=trained.image_shape, on_broken=warn)[1]
+        ends = None if data is None else load(data, image_shape=trained.sample_shape, on_broken=warn)[1]
         out.mkdir(parents=True, exist_ok=True)
         run(trained, count, interpolations, steps, ends, seed, out, as_json)
-    except (ValueError, OSError) as error:
-        fail(str(error))

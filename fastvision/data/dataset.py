@@ -1,10 +1,11 @@
 """Labelled images in memory, their split and their batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 
 class DataError(ValueError):
@@ -59,16 +60,29 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index) -> tuple[Tensor, Tensor]:
         return rescale(self.images[index]), self.labels[index]
 
-    def as_bytes(self) -> TensorDataset:
-        """The same images and labels, the images as they are, uint8."""
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """The images' shape."""
+        return self.image_shape
+
+    def stored(self) -> TensorDataset:
+        """What training reads from: the images as they are, uint8, and the labels."""
         return TensorDataset(self.images, self.labels)
+
+    @staticmethod
+    def prepare(images: Tensor) -> Tensor:
+        """What a model sees of a batch as stored."""
+        return rescale(images)
 
     def subset(self, indices: Tensor | Sequence[int] | slice) -> "ImageDataset":
         """The images that `indices` select, as a set of the same name and classes."""
         return ImageDataset(self.name, self.images[indices], self.labels[indices], self.classes)
 
 
-def split(dataset: ImageDataset, test_fraction: float = 0.2, seed: int = 0) -> tuple[ImageDataset, ImageDataset]:
+Labelled = TypeVar("Labelled", ImageDataset, "SequenceDataset")  # noqa: F821  (fastvision.data.sequences imports this)
+
+
+def split(dataset: Labelled, test_fraction: float = 0.2, seed: int = 0) -> tuple[Labelled, Labelled]:
     """Splits at random into ``(train, test)``; the same seed gives the same split.
 
     Args:
@@ -86,7 +100,7 @@ def split(dataset: ImageDataset, test_fraction: float = 0.2, seed: int = 0) -> t
     return dataset.subset(order[test_count:]), dataset.subset(order[:test_count])
 
 
-def folds(dataset: ImageDataset, count: int, seed: int = 0) -> list[tuple[ImageDataset, ImageDataset]]:
+def folds(dataset: Labelled, count: int, seed: int = 0) -> list[tuple[Labelled, Labelled]]:
     """Pairs ``(train, test)`` for cross-validation: each image is to test in one of them.
 
     Each class is spread evenly over the folds. The same seed gives the same folds.
@@ -112,20 +126,23 @@ def rescale(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def batches(dataset: Dataset, batch_size: int, shuffle_seed: int | None = None) -> DataLoader:
+def batches(
+    dataset: Dataset, batch_size: int, shuffle_seed: int | None = None, *, part: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Iterates over `dataset` once in batches ``(images, labels)``; the last one may be smaller.
 
     Args:
-        dataset: What to iterate over.
+        dataset: What to iterate over; a tensor of indices selects a batch of it.
         batch_size: Images per batch.
         shuffle_seed: Of the random order; None keeps the set's own order.
+        part: ``(first, step)``: only these images of each batch; its first image where it has none of them.
     """
-    generator = torch.Generator().manual_seed(shuffle_seed or 0)
-    if shuffle_seed is None or len(dataset) == 0:
-        order = SequentialSampler(dataset)
+    first, step = part
+    # In memory, a batch is one indexing operation: a DataLoader would only add to it.
+    if shuffle_seed is None:
+        order = torch.arange(len(dataset))
     else:
-        order = RandomSampler(dataset, generator=generator)
-    # The sampler hands out whole lists of indices, so that a batch is one indexing operation instead of one per image.
-    return DataLoader(
-        dataset, sampler=BatchSampler(order, batch_size, drop_last=False), batch_size=None, generator=generator
-    )
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(shuffle_seed))
+    for chosen in order.split(batch_size):
+        if len(chosen):
+            yield dataset[chosen[first::step] if len(chosen) > first else chosen[:1]]

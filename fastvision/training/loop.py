@@ -4,16 +4,19 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from fastvision.data import ImageDataset, batches, rescale
+from fastvision.data import ImageDataset, SequenceDataset, batches
 from fastvision.training.objectives import Judgement, Objective, classification
 from fastvision.training.optimizers import OptimizerName, build_optimizer, matrices
+from fastvision.training.processes import ALONE, Processes
 
 EVALUATION_BATCH_SIZE = 256
 Precision = Literal["fp32", "bf16"]
@@ -42,11 +45,20 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """Mean loss (nats), accuracy (0 to 1, or None) and duration of a finished epoch, on the images as they passed."""
+    """Of a finished epoch, on the images as they passed.
+
+    Attributes:
+        loss: Mean, in nats.
+        accuracy: 0 to 1, or None.
+        seconds: How long it took.
+        input_seconds: How much of that was spent on the images before the model saw them: choosing, augmenting and
+            moving them.
+    """
 
     loss: float
     accuracy: float | None
     seconds: float
+    input_seconds: float
 
 
 @dataclass(frozen=True)
@@ -65,11 +77,19 @@ class _Mean:
     loss_sum: float = 0.0
     recognised: int | None = None
 
-    def add(self, judgement: Judgement, images: int) -> None:
+    def add(self, judgement: Judgement, images: int, processes: Processes) -> float:
+        """A judgement on this process's share of `images`; returns the mean loss of them all."""
+        share = processes.share_of(images)
+        judges = judgement.recognised is not None
+        recognised = judgement.recognised.item() if judges and share else 0
+        loss_sum, recognised = processes.sum(
+            torch.tensor([judgement.loss.item() * share, recognised], dtype=torch.float64)
+        ).tolist()
         self.images += images
-        self.loss_sum += judgement.loss.item() * images
-        if judgement.recognised is not None:
-            self.recognised = (self.recognised or 0) + int(judgement.recognised)
+        self.loss_sum += loss_sum
+        if judges:
+            self.recognised = (self.recognised or 0) + int(recognised)
+        return loss_sum / images
 
     @property
     def loss(self) -> float:
@@ -91,7 +111,7 @@ class Trainer:
 
     Args:
         model: Takes images ``(N, C, H, W)``, float32 from 0 to 1, and gives what the objective judges.
-        dataset: The training images.
+        dataset: The training images, or sequences, which the model gets packed.
         objective: Gives the loss; by default the cross-entropy of a classifier's scores ``(N, classes)``.
         batch_size: Images per step.
         optimizer: As in :func:`fastvision.training.optimizers.build_optimizer`.
@@ -105,6 +125,8 @@ class Trainer:
             what the model shall see, float32, by default from 0 to 1. What it draws from torch's generators depends
             on `seed` alone, as all else does.
         seed: Of the order of the images, dropout and whatever else the model draws.
+        processes: Those that train together, with the same arguments otherwise. Each takes its share of every batch;
+            the result is that of one process up to the order of sums, but for what the model draws.
 
     Raises:
         ValueError: Where `dataset` is empty.
@@ -114,7 +136,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        dataset: ImageDataset,
+        dataset: ImageDataset | SequenceDataset,
         *,
         objective: Objective = classification,
         batch_size: int = 64,
@@ -126,6 +148,7 @@ class Trainer:
         precision: Precision = "fp32",
         augment: Callable[[Tensor], Tensor] | None = None,
         seed: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
         check_not_empty("Trainer", dataset)
         self.model = model
@@ -136,10 +159,12 @@ class Trainer:
         self.learning_rate_decay = learning_rate_decay
         self.l1 = l1
         self.precision = precision
-        self.augment = augment or rescale
+        self.augment = augment or dataset.prepare
         self.seed = seed
         self.epochs_done = 0
+        self.processes = processes
         self.optimizer = build_optimizer(optimizer, model, learning_rate, l2)
+        self._parallel = processes.parallel(model)
         self._mean = _Mean()  # of the epoch that has begun
         self._random_state: dict[str, Tensor] = {}  # after its last batch
 
@@ -148,32 +173,36 @@ class Trainer:
         start = time.perf_counter()
         epoch_seed = self.seed + self.epochs_done
         device = _device(self.model)
-        mean = self._mean
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * self.learning_rate_decay**self.epochs_done
         self.model.train()
         with torch.random.fork_rng():
-            torch.manual_seed(epoch_seed)
+            torch.manual_seed(self.processes.seed(epoch_seed))
             _set_random_state(self._random_state, device)
-            done = math.ceil(mean.images / self.batch_size)
-            order = batches(self.dataset.as_bytes(), self.batch_size, shuffle_seed=epoch_seed)
+            done = math.ceil(self._mean.images / self.batch_size)
+            part = (self.processes.rank, self.processes.count)
+            order = batches(self.dataset.stored(), self.batch_size, epoch_seed, part=part)
+            input_seconds, before = 0.0, time.perf_counter()
             for images, labels in islice(order, done, None):
-                mean.add(self._step(self.augment(images.to(device)), labels.to(device)), len(images))
+                prepared, labels = self.augment(images.to(device)), labels.to(device)
+                input_seconds += time.perf_counter() - before
+                self._step(prepared, labels)
                 self._random_state = _get_random_state(device)
                 if on_batch:
-                    on_batch(Progress(self.epochs_done, mean.images, mean.loss, mean.accuracy))
+                    on_batch(Progress(self.epochs_done, self._mean.images, self._mean.loss, self._mean.accuracy))
+                before = time.perf_counter()
         self.epochs_done += 1
-        self._mean, self._random_state = _Mean(), {}
-        return EpochResult(mean.loss, mean.accuracy, time.perf_counter() - start)
+        mean, self._mean, self._random_state = self._mean, _Mean(), {}
+        return EpochResult(mean.loss, mean.accuracy, time.perf_counter() - start, input_seconds)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training goes on from, as tensors and plain values."""
+        """Everything that training goes on from, as tensors and plain values; of several processes a call for all."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epochs_done": self.epochs_done,
             "mean": asdict(self._mean),
-            "random_state": self._random_state,
+            "random_states": self.processes.gather(self._random_state),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,24 +211,29 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epochs_done = state["epochs_done"]
         self._mean = _Mean(**state["mean"])
-        self._random_state = state["random_state"]
+        states = state["random_states"]
+        self._random_state = states[self.processes.rank] if len(states) == self.processes.count else {}
 
-    def _step(self, images: Tensor, labels: Tensor) -> Judgement:
-        """One optimiser step; the judgement is of the model before it."""
-        with autocast(images.device, self.precision):
-            judgement = self.objective(self.model, images, labels)
-        loss = judgement.loss
-        if not math.isfinite(loss.item()):
+    def _step(self, images: Tensor | PackedSequence, labels: Tensor) -> None:
+        """One optimiser step; the mean is of the model before it."""
+        with autocast(labels.device, self.precision):
+            judgement = self.objective(self._parallel, images, labels)
+        before = copy(self._mean)
+        total = min(self.batch_size, len(self.dataset) - before.images)
+        mean_loss = self._mean.add(judgement, total, self.processes)
+        if not math.isfinite(mean_loss):
+            self._mean = before
             raise DivergedError(
-                f"the loss is {loss.item()} in epoch {self.epochs_done + 1} after {self._mean.images} images: "
+                f"the loss is {mean_loss} in epoch {self.epochs_done + 1} after {before.images} images: "
                 "a smaller learning rate may help"
             )
+        # Gradients are averaged over the processes, whose shares differ in size.
+        loss = judgement.loss * (self.processes.share_of(total) * self.processes.count / total)
         if self.l1:
             loss = loss + self.l1 * sum(weight.abs().sum() for weight in matrices(self.model))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return judgement
 
 
 def fit(
@@ -216,7 +250,7 @@ def fit(
     return [trainer.run_epoch(on_batch) for _ in range(epochs)]
 
 
-def predict(model: nn.Module, dataset: ImageDataset, precision: Precision = "fp32") -> Tensor:
+def predict(model: nn.Module, dataset: ImageDataset | SequenceDataset, precision: Precision = "fp32") -> Tensor:
     """The scores ``(N, classes)`` of every image, float32 on the CPU, computed with the model in eval mode.
 
     `precision` is as in :class:`Trainer`.
@@ -233,14 +267,15 @@ def predict(model: nn.Module, dataset: ImageDataset, precision: Precision = "fp3
 
 def evaluate(
     model: nn.Module,
-    dataset: ImageDataset,
+    dataset: ImageDataset | SequenceDataset,
     objective: Objective = classification,
     seed: int = 0,
     precision: Precision = "fp32",
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Loss and accuracy of `model`, in eval mode, on `dataset`; what the model draws depends only on `seed`.
 
-    `precision` is as in :class:`Trainer`.
+    `precision` and `processes` are as in :class:`Trainer`.
 
     Raises:
         ValueError: Where `dataset` is empty.
@@ -248,13 +283,14 @@ def evaluate(
     check_not_empty("evaluate", dataset)
     device, mean = _device(model), _Mean()
     with eval_mode(model), torch.inference_mode(), torch.random.fork_rng(), autocast(device, precision):
-        torch.manual_seed(seed)
-        for images, labels in batches(dataset, EVALUATION_BATCH_SIZE):
-            mean.add(objective(model, images.to(device), labels.to(device)), len(images))
+        torch.manual_seed(processes.seed(seed))
+        for images, labels in batches(dataset, EVALUATION_BATCH_SIZE, part=(processes.rank, processes.count)):
+            total = min(EVALUATION_BATCH_SIZE, len(dataset) - mean.images)
+            mean.add(objective(model, images.to(device), labels.to(device)), total, processes)
     return Evaluation(mean.loss, mean.accuracy)
 
 
-def check_not_empty(function: str, dataset: ImageDataset) -> None:
+def check_not_empty(function: str, dataset: ImageDataset | SequenceDataset) -> None:
     if len(dataset) == 0:
         raise ValueError(f"{function}: dataset: expected at least one image, got none in '{dataset.name}'")
 

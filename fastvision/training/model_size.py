@@ -17,15 +17,15 @@ class ModelSize:
     flops: int
 
 
-def model_size(model: nn.Module, image_shape: tuple[int, int, int]) -> ModelSize:
-    """Of a model of stock layers that takes images ``(N, C, H, W)``; a multiply-add is two operations.
+def model_size(model: nn.Module, sample_shape: tuple[int, ...]) -> ModelSize:
+    """Of a model of stock layers that takes images ``(N, C, H, W)``, or sequences; a multiply-add is two operations.
 
-    Runs one image through a copy that has shapes but no values. torch counts the operations of its own layers, not of
-    fastvision's, and those of an LSTM only there: on a CPU it is one operator without a gradient.
+    Runs one image, or step, through a copy that has shapes but no values. torch counts the operations of its own
+    layers, not of fastvision's, and those of an LSTM only there: on a CPU it is one operator without a gradient.
     """
     shapes = copy.deepcopy(model).to("meta").eval()
     with FlopCounterMode(display=False) as counter:
-        shapes(torch.empty(1, *image_shape, device="meta"))
+        shapes(torch.empty(1, *sample_shape, device="meta"))
     parameters = list(model.parameters())
     return ModelSize(
         sum(parameter.numel() for parameter in parameters),

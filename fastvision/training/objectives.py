@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.rnn import PackedSequence
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,11 @@ class Judgement:
     recognised: Tensor | None = None
 
 
-# Of a model, images (N, C, H, W) and labels (N,).
+# Of a model, images (N, C, H, W), or packed sequences, and labels (N,).
 Objective = Callable[[nn.Module, Tensor, Tensor], Judgement]
 
 
-def classification(model: nn.Module, images: Tensor, labels: Tensor) -> Judgement:
+def classification(model: nn.Module, images: Tensor | PackedSequence, labels: Tensor) -> Judgement:
     """Cross-entropy in nats of a model whose output is scores ``(N, classes)``."""
     scores = model(images)
     return Judgement(cross_entropy(scores, labels), (scores.detach().argmax(-1) == labels).sum())
@@ -33,4 +35,5 @@ def classification(model: nn.Module, images: Tensor, labels: Tensor) -> Judgemen
 def negative_elbo(model: nn.Module, images: Tensor, labels: Tensor) -> Judgement:
     """Negative evidence lower bound in nats of one of fastvision.models' autoencoders, by one sample of each image."""
     recon, mu, logvar = model(images)
-    return Judgement(model.loss(recon, images, mu, logvar))
+    autoencoder = model.module if isinstance(model, DistributedDataParallel) else model
+    return Judgement(autoencoder.loss(recon, images, mu, logvar))

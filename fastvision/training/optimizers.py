@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
+# Fused: one pass over each parameter. torch's other implementation of Adam takes five times as long, which was a fifth
+# of the autoencoder's epoch. RMSprop has none.
 OPTIMIZERS = {
-    "sgd": torch.optim.SGD,
-    "momentum": partial(torch.optim.SGD, momentum=0.9),
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, fused=True),
+    "momentum": partial(torch.optim.SGD, momentum=0.9, fused=True),
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
     "rmsprop": torch.optim.RMSprop,
 }
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastvision.data import ImageDataset, split
+from fastvision.data import ImageDataset, SequenceDataset, split
 from fastvision.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from fastvision.training.loop import DivergedError, Evaluation, Progress, Trainer, evaluate
+from fastvision.training.loop import DivergedError, EpochResult, Evaluation, Progress, Trainer, evaluate
 from fastvision.training.objectives import classification, negative_elbo
+from fastvision.training.processes import ALONE, Processes
 from fastvision.training.settings import Settings
 
 VALIDATION_FRACTION = 0.1  # of the training images
@@ -43,6 +44,7 @@ class Session:
         directory: Where the checkpoints are written; it exists.
         device: Where to train.
         augment: The trainer's; None is that of the settings.
+        processes: Those that train together; each calls the methods. The first one writes.
 
     Attributes:
         history: The epochs so far.
@@ -54,18 +56,20 @@ class Session:
     def __init__(
         self,
         settings: Settings,
-        dataset: ImageDataset,
+        dataset: ImageDataset | SequenceDataset,
         directory: Path,
         device: torch.device | str = "cpu",
         augment: Callable[[Tensor], Tensor] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.settings = settings
+        self.processes = processes
         self.train_set, self.validation_set = split(dataset, VALIDATION_FRACTION, settings.seed)
         if not len(self.validation_set):
             raise ValueError(f"Session: dataset: expected at least ten images, got {len(dataset)}")
         self.directory = directory
         self.history: list[Epoch] = []
-        self.model = settings.build_model(dataset.image_shape, len(dataset.classes)).to(device)
+        self.model = settings.build_model(dataset.sample_shape, len(dataset.classes)).to(device)
         self.objective = negative_elbo if settings.kind == "vae" else classification
         self.trainer = Trainer(
             self.model,
@@ -80,13 +84,14 @@ class Session:
             precision=settings.precision,
             augment=augment or settings.build_augmentation(),
             seed=settings.seed,
+            processes=processes,
         )
         self._identity = {
             "settings": asdict(settings),
             "data": {
                 "name": dataset.name,
                 "images": len(dataset),
-                "image_shape": list(dataset.image_shape),
+                "sample_shape": list(dataset.sample_shape),
                 "classes": list(dataset.classes),
             },
         }
@@ -115,7 +120,7 @@ class Session:
         epochs: int,
         patience: int | None = None,
         on_batch: Callable[[Progress], None] | None = None,
-        on_epoch: Callable[[Epoch], None] | None = None,
+        on_epoch: Callable[[Epoch, EpochResult], None] | None = None,
     ) -> None:
         """Trains until there are `epochs`, or until the best is `patience` epochs old, with checkpoints after each.
 
@@ -138,25 +143,29 @@ class Session:
                 self._write(BEST, {"model": self.model.state_dict()})
             self.save()
             if on_epoch:
-                on_epoch(self.history[-1])
+                on_epoch(self.history[-1], trained)
 
     @property
     def best_epoch(self) -> int:
         """Index of the first epoch with the smallest loss on the validation images."""
         return min(range(len(self.history)), key=lambda index: self.history[index].loss)
 
-    def evaluate_best(self, dataset: ImageDataset) -> Evaluation:
+    def evaluate_best(self, dataset: ImageDataset | SequenceDataset) -> Evaluation:
         """Loss and accuracy on `dataset` of the model with the best epoch's weights, which it keeps."""
         self.model.load_state_dict(load_checkpoint(self.directory / BEST)["model"])
         return self.evaluate(dataset)
 
-    def evaluate(self, dataset: ImageDataset) -> Evaluation:
+    def evaluate(self, dataset: ImageDataset | SequenceDataset) -> Evaluation:
         """Loss and accuracy on `dataset` of the model as it is."""
-        return evaluate(self.model, dataset, self.objective, self.settings.seed, self.settings.precision)
+        return evaluate(
+            self.model, dataset, self.objective, self.settings.seed, self.settings.precision, self.processes
+        )
 
     def _is_stale(self, patience: int | None) -> bool:
         return patience is not None and bool(self.history) and len(self.history) - 1 - self.best_epoch >= patience
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
         content = self._identity | {"history": [asdict(epoch) for epoch in self.history]} | state
-        save_checkpoint(self.directory / name, content)
+        if self.processes.is_first:
+            save_checkpoint(self.directory / name, content)
+        self.processes.wait()

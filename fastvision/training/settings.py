@@ -37,8 +37,8 @@ class Settings:
     """The model's settings and :class:`fastvision.training.Trainer`'s.
 
     Attributes:
-        kind: ``"recognition"`` is the recognition CNN, ``"sequence"`` a recurrent layer that reads images row by row,
-            ``"vae"`` a variational autoencoder, which has no dropout.
+        kind: ``"recognition"`` is the recognition CNN, ``"sequence"`` a recurrent layer that reads sequences, or
+            images row by row, ``"vae"`` a variational autoencoder, which has no dropout.
         variant: One of the kind's VARIANTS; None is the first. Of the CNN a preset of width and depth, of the
             recurrent layer its cell, with ``bi`` in both directions, of the autoencoder its layers.
         likelihood: Of the autoencoder's pixels.
@@ -75,31 +75,40 @@ class Settings:
         if self.kind == "vae" and self.dropout:
             raise ValueError(f"Settings: dropout: the autoencoder has none, got {self.dropout}")
 
-    def build_model(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """A new model for images ``(C, H, W)``, on the CPU, with weights that depend only on the seed."""
+    def build_model(self, sample_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """A new model, on the CPU, with weights that depend only on the seed.
+
+        It is for images of the shape ``(C, H, W)``, or for sequences of the shape ``(features,)``.
+
+        Raises:
+            ValueError: Where sequences are to be trained as what takes images alone.
+        """
+        if len(sample_shape) == 1 and (self.kind != "sequence" or self.augment):
+            what = "augmentation" if self.kind == "sequence" else self.kind
+            raise ValueError(f"Settings: {what} needs images, got sequences of {sample_shape[0]} features")
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            model = self._stock_model(image_shape, num_classes)
+            model = self._stock_model(sample_shape, num_classes)
         return model if self.stock else fastvision.convert(model)
 
     def build_augmentation(self) -> AffineAugment | None:
         """What the training images go through; None where that is nothing."""
         return AffineAugment(**AUGMENTATION) if self.augment else None
 
-    def _stock_model(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        channels, height, width = image_shape
+    def _stock_model(self, sample_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         if self.kind == "vae":
             autoencoder = {"dense": VAE, "conv": ConvVAE}[self.variant]
-            return autoencoder(image_shape, likelihood=self.likelihood, fused=not self.stock)
+            return autoencoder(sample_shape, likelihood=self.likelihood, fused=not self.stock)
         if self.kind == "sequence":
             return SequenceClassifier(
                 num_classes,
-                channels * width,
+                sample_shape[0] * (sample_shape[2] if len(sample_shape) == 3 else 1),
                 HIDDEN_SIZE,
                 cell=self.variant.removeprefix("bi").upper(),
                 bidirectional=self.variant.startswith("bi"),
                 dropout=self.dropout,
             )
+        channels, height, width = sample_shape
         return RecognitionCNN(
             num_classes, channels, (height, width), padding=1, dropout=self.dropout, **PRESETS[self.variant]
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastvision.data import ImageDataset
+from fastvision.data import ImageDataset, SequenceDataset
 from fastvision.training.checkpoint import CheckpointError, load_checkpoint
 from fastvision.training.loop import EVALUATION_BATCH_SIZE
 from fastvision.training.session import BEST, LAST, Epoch
@@ -21,7 +21,7 @@ class Trained:
         model: In eval mode.
         settings: What it is, and how it was trained.
         data_name: What the set of images is called.
-        image_shape: ``(C, H, W)`` of the images.
+        sample_shape: ``(C, H, W)`` of the images, or ``(features,)`` of the sequences' steps.
         classes: Their classes' names.
         history: The epochs that led to it.
         stock: Whether it runs on stock layers.
@@ -30,7 +30,7 @@ class Trained:
     model: nn.Module
     settings: Settings
     data_name: str
-    image_shape: tuple[int, int, int]
+    sample_shape: tuple[int, ...]
     classes: tuple[str, ...]
     history: tuple[Epoch, ...]
     stock: bool
@@ -38,6 +38,10 @@ class Trained:
     @property
     def is_autoencoder(self) -> bool:
         return self.settings.kind == "vae"
+
+    @property
+    def reads_images(self) -> bool:
+        return len(self.sample_shape) == 3
 
     @property
     def title(self) -> str:
@@ -52,17 +56,18 @@ class Trained:
         Raises:
             ValueError: Where the images have another shape than those that the model was trained on.
         """
-        if images.shape[1:] != self.image_shape:
-            expected = ", ".join(map(str, self.image_shape))
+        if images.shape[1:] != self.sample_shape:
+            expected = ", ".join(map(str, self.sample_shape))
             raise ValueError(f"Trained: images: expected shape (N, {expected}), got {tuple(images.shape)}")
         device = next(self.model.parameters()).device
         scores = [self.model(part.to(device)) for part in images.split(EVALUATION_BATCH_SIZE)]
         return torch.cat(scores).softmax(-1).cpu()
 
-    def check_fits(self, dataset: ImageDataset) -> None:
+    def check_fits(self, dataset: ImageDataset | SequenceDataset) -> None:
         """Raises ValueError where the images or classes are not of the kind that the model was trained on."""
+        noun = "images" if self.reads_images else "sequences"
         for what, found, expected in (
-            ("images of shape", dataset.image_shape, self.image_shape),
+            (f"{noun} of shape", dataset.sample_shape, self.sample_shape),
             ("classes", dataset.classes, self.classes),
         ):
             if found != expected and not (what == "classes" and self.is_autoencoder):
@@ -90,13 +95,13 @@ def load_trained(path: str | Path, *, stock: bool = False, device: torch.device 
     try:
         settings, data = Settings(**content["settings"]), content["data"]
         weights = content["model"] if "model" in content else content["trainer"]["model"]
-        image_shape, classes = tuple(data["image_shape"]), tuple(data["classes"])
+        sample_shape, classes = tuple(data["sample_shape"]), tuple(data["classes"])
         history = tuple(Epoch(**epoch) for epoch in content["history"])
-        model = replace(settings, stock=stock).build_model(image_shape, len(classes))
+        model = replace(settings, stock=stock).build_model(sample_shape, len(classes))
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of 'fastvision train', or of another version") from error
-    return Trained(model.to(device).eval(), settings, data["name"], image_shape, classes, history, stock)
+    return Trained(model.to(device).eval(), settings, data["name"], sample_shape, classes, history, stock)
 
 
 def _listed(values: tuple) -> str:

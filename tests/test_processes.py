@@ -1,0 +1,90 @@
+"""Sequences in training, and training in several processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_training import dark_and_bright
+from torch.testing import assert_close
+
+import fastvision
+from fastvision import data
+from fastvision.data import SequenceDataset
+from fastvision.training import Session, Settings, load_checkpoint, load_trained, predict
+from fastvision.training.processes import ALONE, Processes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def long_and_short(count: int = 40) -> SequenceDataset:
+    """Sequences whose class is which of the two features is larger."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 2
+    sequences = [torch.rand(2 + n % 5, 2, generator=generator) + torch.eye(2)[labels[n]] for n in range(count)]
+    return SequenceDataset("pairs", sequences, labels, ["first", "second"])
+
+
+@pytest.mark.parametrize("stock", [False, True], ids=["fastvision", "stock"])
+def test_sequences_train(tmp_path, stock):
+    dataset = long_and_short()
+    session = Session(Settings("sequence", learning_rate=0.02, batch_size=8, stock=stock), dataset, tmp_path)
+    session.run(4)
+    assert session.evaluate_best(dataset).accuracy == 1
+    trained = load_trained(tmp_path)
+    assert (trained.sample_shape, trained.reads_images) == ((2,), False)
+    assert_close(predict(trained.model, dataset), predict(session.model, dataset), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="with sequences of shape 2, got 1x8x8"):
+        trained.check_fits(dark_and_bright())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [(Settings("recognition"), "recognition needs images"), (Settings("sequence", augment=True), "augmentation needs")],
+)
+def test_what_needs_images(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        Session(settings, long_and_short(), tmp_path)
+
+
+def test_shares_are_every_image_once():
+    dataset = dark_and_bright(11)
+    parts = [list(data.batches(dataset, 4, 0, part=(rank, 2))) for rank in range(2)]
+    whole = list(data.batches(dataset, 4, 0))
+    for (images, _), *shares in zip(whole, *parts, strict=True):
+        assert torch.equal(shares[0][0], images[0::2])
+        assert torch.equal(shares[1][0], images[1::2])
+    alone = list(data.batches(dark_and_bright(5), 4, 0, part=(1, 2)))[-1]
+    assert len(alone[0]) == 1  # the first image, which counts as none:
+    assert [Processes(rank, 2).share_of(1) for rank in range(2)] == [1, 0]
+    assert (ALONE.seed(3), ALONE.share_of(7), ALONE.gather("x"), ALONE.any(True)) == (3, 7, ["x"], True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["recognition", "vae"])
+def test_two_processes_train_as_one(tmp_path, kind):
+    """41 images in batches of 8: the last one has an image for one process alone."""
+    train_set, test_set = dark_and_bright(46), dark_and_bright(10)
+    arrays = {"x_train": train_set.images, "y_train": train_set.labels, "x_test": test_set.images}
+    np.savez(tmp_path / "shades.npz", **arrays, y_test=test_set.labels)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "fastvision", "train", kind, "--data", "shades.npz", "--batch-size", "8", "--epochs", "2"]
+    command += ["--optimizer", "momentum", "--lr", "0.01", "--out", "two"]
+    environment = os.environ | {"PYTHONPATH": str(Path(fastvision.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Best: epoch") == done.stdout.count("epoch 2: validation") == 1
+    (tmp_path / "one").mkdir()
+    settings = Settings(kind, batch_size=8, optimizer="momentum", learning_rate=0.01)
+    Session(settings, data.load(tmp_path / "shades.npz")[0], tmp_path / "one").run(2)
+    one, two = (load_checkpoint(tmp_path / name / "last.pt") for name in ("one", "two"))
+    assert len(two["history"]) == 2
+    if kind == "vae":  # whose processes draw noise of their own
+        assert two["history"][1]["loss"] == pytest.approx(one["history"][1]["loss"], rel=0.15)
+    else:
+        assert_close(two["trainer"]["model"], one["trainer"]["model"], rtol=1e-4, atol=1e-5)
+        for before, after in zip(one["history"], two["history"], strict=True):
+            assert after == pytest.approx(before, rel=1e-4)
