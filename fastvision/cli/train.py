@@ -120,7 +120,8 @@ def _describe(console: Console, session: Session, test_set: Samples) -> None:
         shape = f"{height}x{width}, {channels} channel{'s' * (channels > 1)}"
     console.print(
         f"{session.train_set.name}: {len(session.train_set):,} {_noun(test_set)} to train, "
-        f"{len(session.validation_set):,} to judge each epoch, {len(test_set):,} to test; {shape}, {len(test_set.classes)} classes",
+        f"{len(session.validation_set):,} to judge each epoch, {len(test_set):,} to test; {shape}, "
+        f"{len(test_set.classes)} classes",
         highlight=False,
         soft_wrap=True,
     )
