@@ -97,7 +97,7 @@ def test_two_processes_train_as_one(tmp_path):
         "--epochs",
         "2",
     ]
-    command += ["--optimizer", "momentum", "--lr", "0.01", "--out", "two"]
+    command += ["--epochs", "2", "--optimizer", "momentum", "--lr", "0.01", "--out", "two"]
     environment = os.environ | {"PYTHONPATH": str(Path(fastvision.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
