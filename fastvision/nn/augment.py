@@ -16,18 +16,9 @@ class AffineAugment(nn.Module):
     batch, of one image, or the first layer of a network can be. It has no parameters.
 
     Args:
-        rotation_range: degrees, 40 say.
-        width_shift_range, height_shift_range: fractions of the width and height, or from 1 on pixels.
-        shear_range: degrees.
-        zoom_range: factors from 1 - range to 1 + range, or a pair of them.
-        horizontal_flip: whether every second image is flipped.
-        rescale: factor of the values; None means 1/255 for uint8 and 1 for other dtypes.
-        mean, std: of each channel after the rescaling, or one number for all.
-        interpolation: 'bilinear' or 'nearest'.
-        fill_mode, cval: 'nearest', 'constant' (the value cval, in the images' units), 'reflect' or 'wrap'.
-        layout: of the images, 'NCHW' or 'NHWC'.
-        memory_format: of a batch's result.
-        generator: where the random numbers come from; None means torch's default generator.
+        rotation_range, width_shift_range, height_shift_range, shear_range, zoom_range, horizontal_flip, generator: as in
+            `affine_augment`; in eval mode of no effect.
+        rescale, mean, std, interpolation, fill_mode, cval, layout, memory_format: as in `affine_augment`.
 
     Shapes: images (N, C, H, W) or (C, H, W), or with 'NHWC' (N, H, W, C) or (H, W, C), to (N, C, H, W) or (C, H, W).
     Further arguments, labels say, are handed back as they are: `images, labels = augment(images, labels)`.
