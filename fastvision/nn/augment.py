@@ -16,8 +16,8 @@ class AffineAugment(nn.Module):
     batch, of one image, or the first layer of a network can be. It has no parameters.
 
     Args:
-        rotation_range, width_shift_range, height_shift_range, shear_range, zoom_range, horizontal_flip, generator: as in
-            `affine_augment`; in eval mode of no effect.
+        rotation_range, width_shift_range, height_shift_range, shear_range, zoom_range, horizontal_flip, generator:
+            as in `affine_augment`; in eval mode of no effect.
         rescale, mean, std, interpolation, fill_mode, cval, layout, memory_format: as in `affine_augment`.
 
     Shapes: images (N, C, H, W) or (C, H, W), or with 'NHWC' (N, H, W, C) or (H, W, C), to (N, C, H, W) or (C, H, W).
