@@ -1,11 +1,12 @@
 # Two commands do everything from nothing: `make demo` and `make test`.
 # They need Python 3.11, g++ and make. TORCH= names another torch to install; PYTHON= another environment to use,
-# WORKERS= how many processes share the tests.
+# WORKERS= how many processes share the tests, TESTS= further arguments for pytest, such as TESTS="-m 'not slow'".
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 PYTHON ?= $(VENV)/bin/python
 EXTRAS ?= dev
 WORKERS ?= 2
+TESTS ?=
 export FASTVISION_EMULATED ?= 1
 INSTALLED = $(VENV)/.installed
 
@@ -15,7 +16,7 @@ demo: install
 	$(PYTHON) -m fastvision demo
 
 test: install
-	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(TESTS)
 
 bench: install
 	$(PYTHON) -m fastvision bench conv
@@ -70,7 +71,7 @@ wheel-test: wheel
 	build/clean/bin/pip install --quiet --upgrade "pip>=24" "setuptools>=77"
 	build/clean/bin/pip install --quiet "$(TORCH)"
 	build/clean/bin/pip install --quiet "$$(ls -t dist/fastvision-*.whl | head -1)[dev]"
-	cd build && clean/bin/pytest -n $(WORKERS) --dist loadfile ../tests
+	cd build && clean/bin/pytest -n $(WORKERS) --dist loadfile ../tests $(TESTS)
 
 # The same with every supported torch, each in environments of its own.
 MATRIX ?= 2.13.0 2.14.1
