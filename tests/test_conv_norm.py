@@ -139,7 +139,7 @@ def test_second_derivatives():
 
 def test_opcheck():
     problem = Problem(batch=1)
-    arguments = (*problem.tensors(integers=True), *draw_norm(problem), EPS)
+    arguments = (*problem.tensors(), *draw_norm(problem), EPS)
     torch.library.opcheck(OPERATOR, arguments, raw_options(problem))
     leaves = [t.requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
     torch.library.opcheck(OPERATOR, (*leaves[:3], *(t.detach() for t in leaves[3:5]), *leaves[5:]))
