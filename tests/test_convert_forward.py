@@ -283,7 +283,7 @@ def test_explain():
         ("conv1 to max_pool2d()", ("Conv2d", "ReLU", "MaxPool2d"), "replaceable", call("max")),
         ("conv2 to avg_pool2d()", ("Conv2d", "ReLU", "Dropout", "AvgPool2d"), "replaceable", call("avg")),
         ("conv3 to relu_()", ("Conv2d", "ReLU"), "replaceable", call("none")),
-        ("fc", ("Linear",), "not replaced", "is not a layer that is fused"),
+        ("fc", ("Linear",), "replaceable", "calls fastvision.ops.linear"),
     ]
     rows = explain(convert(BasicBlock(3, 3)).eval()).rows
     assert [(row.name, row.status) for row in rows] == [("conv1 to relu", "replaced"), ("conv2 to bn2", "replaced")]

@@ -104,8 +104,8 @@ def test_explain():
     model = Net()
     rows = explain(model).rows
     assert rows == (
-        Row("encoder.0", ("Linear",), "not replaced", "is not a layer that is fused"),
+        Row("encoder.0", ("Linear",), "replaceable", "calls fastvision.ops.linear"),
         Row("encoder.1", ("GRU",), "replaceable", "calls fastvision.ops.gru"),
         Row("cell", ("LSTMCell",), "replaceable", "calls fastvision.ops.lstm_cell"),
     )
-    assert [row.status for row in explain(convert(model)).rows] == ["not replaced", "replaced", "replaced"]
+    assert [row.status for row in explain(convert(model)).rows] == ["replaced"] * 3

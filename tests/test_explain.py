@@ -15,9 +15,9 @@ name                        layers                                   status     
 features.0.0 to features.1  Conv2d + BatchNorm2d + ReLU + MaxPool2d  replaced      one conv2d_batch_norm_pool2d(activation='relu', pool='max'); with gradients for inputs of 5 elements or more
 features.2 to features.4    Conv2d + ReLU + AvgPool2d                replaced      one conv2d_pool2d(activation='relu', pool='avg')
 head.0                      Flatten                                  not replaced  is not a layer that is fused
-head.1                      Linear                                   not replaced  is not a layer that is fused
+head.1                      Linear                                   replaced      calls fastvision.ops.linear
 stem                        Conv2d                                   not replaced  is followed by Sequential, which is not a layer that is fused
-2 replaced, 0 replaceable, 3 not replaced"""  # noqa: E501
+3 replaced, 0 replaceable, 2 not replaced"""  # noqa: E501
 
 TRAINING = """\
 name                      layers                     status        why
@@ -28,9 +28,9 @@ features.0.2              ReLU                       not replaced  does not cont
 features.1                MaxPool2d                  not replaced  does not continue a run that starts with a Conv2d
 features.2 to features.4  Conv2d + ReLU + AvgPool2d  replaceable   one conv2d_pool2d(activation='relu', pool='avg')
 head.0                    Flatten                    not replaced  is not a layer that is fused
-head.1                    Linear                     not replaced  is not a layer that is fused
+head.1                    Linear                     replaceable   calls fastvision.ops.linear
 stem                      Conv2d                     not replaced  is followed by Sequential, which is not a layer that is fused
-0 replaced, 1 replaceable, 7 not replaced"""  # noqa: E501
+0 replaced, 2 replaceable, 6 not replaced"""  # noqa: E501
 
 
 def test_a_converted_model_as_a_table():

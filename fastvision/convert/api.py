@@ -11,7 +11,7 @@ from fastvision.convert.check import check_outputs, outputs_in_eval_mode
 from fastvision.convert.converted import Converted, stock_class
 from fastvision.convert.layers import original, replacement
 from fastvision.convert.sequential import fused_class, has_runs, runs_its_children
-from fastvision.convert.traced import has_chains, traced_class
+from fastvision.convert.traced import TracedForward, has_gains, traced_class
 from fastvision.nn.rnn_storage import check_weight_dtype
 
 
@@ -21,6 +21,7 @@ def convert(
     *,
     inplace: bool = False,
     weight_dtype: torch.dtype | None = None,
+    rng: str = "torch",
 ) -> nn.Module:
     """Makes a model faster without changing what it computes.
 
@@ -35,6 +36,10 @@ def convert(
     state_dict keys, names, indexing, hooks and train/eval are what they were. A layer that has hooks is called as
     before.
 
+    In the same forwards the KL divergence of a variational autoencoder, where it is written as
+    `-0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())` or alike, becomes one operator, and so does the sample
+    `mu + torch.randn_like(std) * std`, `std = torch.exp(0.5 * logvar)`, if `rng` allows it.
+
     Linear, LSTM, GRU, LSTMCell and GRUCell, anywhere in the model, become those of fastvision.nn, in place: the layer
     keeps its identity, parameters, hooks and mode. `fastvision.explain` lists what is replaced, what is not, and why.
 
@@ -46,21 +51,26 @@ def convert(
         weight_dtype: torch.bfloat16 or torch.int8 is assigned to the `weight_dtype` of all Linear, LSTM, GRU and their
             cells: inference then reads their weights in fewer bits, which changes what it computes, after the
             comparison on example_inputs. `fastvision.explain` says how far the weights moved. None leaves it as it is.
+        rng: whose noise a sample of latents has. 'torch': that of torch.randn_like, so that torch.manual_seed gives the
+            model's own numbers; the sample stays as it is written. 'philox': fastvision's, other numbers of the same
+            distribution, in a fraction of the time. The comparison on example_inputs is made before, with torch's.
 
     Returns:
         The converted model.
 
     Raises:
         TypeError: model is not a module.
-        ValueError: weight_dtype is another dtype.
+        ValueError: weight_dtype is another dtype, or rng neither of these.
         RuntimeError: model can't be copied, or the outputs for example_inputs differ by more than rounding.
     """
     _check_module(model)
     check_weight_dtype(weight_dtype)
+    if rng not in ("torch", "philox"):
+        raise ValueError(f"rng: expected 'torch' or 'philox', got {rng!r}")
     expected = None if example_inputs is None else outputs_in_eval_mode(model, example_inputs)
     converted = model if inplace else _copy(model)
     # Listed before any class changes, so that what is found does not depend on the order.
-    found = [(m, _converted_class(m)) for m in converted.modules()]
+    found = [(m, _converted_class(m, rng)) for m in converted.modules()]
     found = [(m, kind) for m, kind in found if kind is not None]
     for module, kind in found:
         module.__class__ = kind
@@ -74,6 +84,9 @@ def convert(
         for module in converted.modules():
             if original(module) is not None:
                 module.weight_dtype = weight_dtype
+    for module in converted.modules():
+        if isinstance(module, TracedForward) and module._rng != rng:
+            module._rng, module._plan = rng, None
     return converted
 
 
@@ -91,13 +104,13 @@ def revert(model: nn.Module) -> nn.Module:
     return model
 
 
-def _converted_class(module: nn.Module) -> type[nn.Module] | None:
+def _converted_class(module: nn.Module, rng: str) -> type[nn.Module] | None:
     """The class that this module gets by conversion; None if it keeps its own."""
     if isinstance(module, Converted):
         return None
     if runs_its_children(module):
         return _derived(fused_class, module) if has_runs(module) else None
-    return replacement(module) or (_derived(traced_class, module) if has_chains(module) else None)
+    return replacement(module) or (_derived(traced_class, module) if has_gains(module, rng) else None)
 
 
 def _derived(derive: Callable[[type[nn.Module]], type[nn.Module]], module: nn.Module) -> type[nn.Module] | None:
@@ -115,8 +128,8 @@ def _original_class(module: nn.Module) -> type[nn.Module] | None:
 def _restore(modules: list[nn.Module]) -> None:
     for module in modules:
         module.__class__ = _original_class(module)
-        module.__dict__.pop("_plan", None)
-        module.__dict__.pop("_storage", None)
+        for name in ("_plan", "_storage", "_rng"):
+            module.__dict__.pop(name, None)
 
 
 def _copy(model: nn.Module) -> nn.Module:

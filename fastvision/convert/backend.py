@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from fastvision.convert.chains import Chain, example_of, find_chains, function_layer, fuse, nodes_in
-from fastvision.convert.latents import replace_latents
+from fastvision.convert.latent_calls import replace_compiled
 from fastvision.convert.runs import FOLDED_DTYPES
 from fastvision.ops.conv import explicit_padding
 
@@ -56,7 +56,7 @@ def fuse_graph(graph_module: GraphModule) -> int:
     chains = [chain for chain in find_chains(graph_module.graph, _layer) if chain.length > 1 and _pays(chain)]
     for chain in chains:
         fuse(graph_module.graph, chain, _fused, _arguments(chain))
-    latents = replace_latents(graph_module.graph)
+    latents = replace_compiled(graph_module.graph)
     graph_module.recompile()
     return len(chains) + latents
 

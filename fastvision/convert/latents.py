@@ -1,4 +1,4 @@
-"""Finding in a graph of Dynamo's a variational autoencoder's sample and KL divergence, as they are mostly written.
+"""Finding in a graph a variational autoencoder's sample and KL divergence, as they are mostly written.
 
     mu + torch.randn_like(std) * std,  std = torch.exp(0.5 * logvar)      the sample
     -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())               KL, or its mean, or mean over the batch
@@ -9,19 +9,16 @@ Operations may be functions, methods (in place, too) or operators, terms and fac
 import operator
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.fx import Graph, Node
-from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_eq
 
-from fastvision.convert.chains import example_of
-from fastvision.ops.vae import elbo_loss, reparameterize, reparameterize_kl
+from fastvision.convert.chains import nodes_in
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # that have kernels
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # that have kernels
 _NAMES = ("add", "sub", "mul", "div", "neg", "exp", "pow", "square", "sum", "mean")
 _FUNCTIONS: dict[Callable, str] = {getattr(torch, name): name for name in (*_NAMES, "randn_like")} | {
     operator.add: "add",
@@ -33,74 +30,117 @@ _FUNCTIONS: dict[Callable, str] = {getattr(torch, name): name for name in (*_NAM
 }
 _METHODS = {name + ending: name for name in _NAMES for ending in ("", "_")}
 _IN_PLACE = {name for name in dir(operator) if name.startswith("i") and hasattr(operator, name[1:])} | {"setitem"}
-_REGIONS = ("_set_grad_enabled", "_enter_autocast", "_exit_autocast")
 
 
 @dataclass
-class _Match:
-    """A node that is the sample, or a multiple of KL, of these two nodes, and the nodes between."""
+class Match:
+    """A node that is the sample, or a multiple of KL, of these two nodes, and the nodes between.
+
+    It is that where mu and logvar have one shape, dtype and device.
+
+    Attributes:
+        reduction: of KL, as `fastvision.ops.elbo_loss` takes it; None for a sample.
+        factor: KL is multiplied by.
+        rows: whether it is that of matrices only.
+    """
 
     root: Node
     mu: Node
     logvar: Node
     inner: set[Node]
-    reduction: str | None = None  # None: the sample
-    factor: float = 1.0  # of KL
+    reduction: str | None = None
+    factor: float = 1.0
+    rows: bool = False
+
+    @property
+    def nodes(self) -> set[Node]:
+        """All of the formula, without mu and logvar."""
+        return self.inner | {self.root}
+
+    def noise(self) -> Node | None:
+        """Where a sample draws."""
+        return next((node for node in self.inner if is_call(node, "randn_like")), None)
 
 
-def replace_latents(graph: Graph) -> int:
-    """Puts operators in the place of samples and KLs; how many of these there were."""
-    if any(getattr(node.target, "__name__", "") in _REGIONS for node in graph.nodes):
-        return 0
-    from torch._inductor import config
+def find_samples(graph: Graph) -> list[Match]:
+    """The samples in a graph whose parts nobody else changes or sees changed."""
+    return _matches(graph, _sample)
 
-    samples = [] if config.fallback_random else _matches(graph, _sample)  # it asks for the noise of eager mode
-    divergences = _matches(graph, _divergence)
-    groups: list[list[_Match]] = []
+
+def find_divergences(graph: Graph) -> list[Match]:
+    """The KL divergences in a graph whose parts nobody else changes or sees changed."""
+    return [_with_factors(match) for match in _matches(graph, _divergence)]
+
+
+def group(graph: Graph, samples: list[Match], divergences: list[Match]) -> list[list[Match]]:
+    """What one call of an operator can do: a sample and KL of the same mu and logvar, or one of them."""
+    groups, left = [], list(divergences)
     for sample in samples:
-        of_both = [d for d in divergences if (d.mu, d.logvar) == (sample.mu, sample.logvar)][:1]
-        divergences = [d for d in divergences if d not in of_both]
-        groups.append([sample, *of_both])
-    groups += [[divergence] for divergence in divergences]
-    return sum(len(group) for group in groups if _replace(graph, group))
+        both = [[sample, d] for d in left if (d.mu, d.logvar) == (sample.mu, sample.logvar)]
+        chosen = next((matches for matches in both if is_movable(graph, matches)), [sample])
+        left = [d for d in left if d not in chosen]
+        groups.append(chosen)
+    groups += [[divergence] for divergence in left]
+    return [matches for matches in groups if is_movable(graph, matches)]
 
 
-def _matches(graph: Graph, find: Callable[[Node], _Match | None]) -> list[_Match]:
-    found = (find(node) for node in graph.nodes)
-    return [match for match in found if match is not None and _is_exact(match)]
-
-
-def _replace(graph: Graph, matches: list[_Match]) -> bool:
-    """Puts one call in the place of the roots, unless something between changes tensors in place."""
+def is_movable(graph: Graph, matches: list[Match]) -> bool:
+    """Whether all of them may be computed at once, where the first of them is."""
     order = list(graph.nodes)
-    known = set().union(*({match.root} | match.inner for match in matches))
+    known = set().union(*(match.nodes for match in matches))
     first, last = min(map(order.index, known)), max(order.index(match.root) for match in matches)
-    if any(node not in known and _mutates(node) for node in order[first:last]):
-        return False
-    roots = sorted((match.root for match in matches), key=order.index)
-    mu, logvar = matches[0].mu, matches[0].logvar
-    with graph.inserting_before(roots[0]):
-        if len(matches) == 2:
-            both = graph.call_function(reparameterize_kl, (mu, logvar), {"reduction": matches[1].reduction})
-            values = [graph.call_function(operator.getitem, (both, i)) for i in range(2)]
-        elif matches[0].reduction is None:
-            values = [graph.call_function(reparameterize, (mu, logvar))]
-        else:
-            values = [graph.call_function(_kl, (mu, logvar, matches[0].reduction))]
-        for i, match in enumerate(matches):
-            if match.factor != 1:
-                values[i] = graph.call_function(operator.mul, (values[i], match.factor))
-            values[i].meta = dict(match.root.meta)
-            match.root.replace_all_uses_with(values[i])
+    between = [node for node in order[first:last] if node not in known]
+    seen = _may_share_memory(order, known, {matches[0].mu, matches[0].logvar})
+    return not any(_mutates(node) or (node.op == "call_module" and seen & set(nodes_in(node))) for node in between)
+
+
+def _may_share_memory(order: list[Node], fresh: set[Node], nodes: set[Node]) -> set[Node]:
+    """Nodes that may be views of the same tensors: what these were made from, and all that is made from that."""
+    seen = set(nodes)
     for node in reversed(order):
-        if node in known and not node.users:
-            graph.erase_node(node)
-    return True
+        if node in seen:
+            seen.update(node.all_input_nodes)
+    for node in order:
+        if node not in fresh and seen & set(node.all_input_nodes):
+            seen.add(node)
+    return seen
 
 
-def _kl(mu: Tensor, logvar: Tensor, reduction: str) -> Tensor:
-    nothing = mu.new_zeros(1)
-    return elbo_loss(nothing, nothing, mu, logvar, reduction=reduction)
+def resembles(node: Node) -> str | None:
+    """What a node that is in no match might be meant as, as the object of a sentence."""
+    if is_call(node, "randn_like"):
+        return "mu + randn_like(std) * std with std = exp(logvar / 2)"
+    reduced = _reduced(node)
+    if reduced is None:
+        return None
+    terms: defaultdict[tuple[str, Any], float] = defaultdict(float)
+    _add_terms(reduced[0], 1.0, terms, set())
+    kinds = {kind for kind, _ in terms}
+    return "the sum or mean of 1 + logvar - mu^2 - exp(logvar)" if {"exp", "itself"} <= kinds else None
+
+
+def _matches(graph: Graph, find: Callable[[Node], Match | None]) -> list[Match]:
+    found = (find(node) for node in graph.nodes)
+    return [match for match in found if match is not None and _is_private(match)]
+
+
+def _is_private(match: Match) -> bool:
+    """Whether what the formula changes in place is known to it alone."""
+    in_place = [node for node in match.nodes if node.op == "call_method" and node.target.endswith("_")]
+    return not match.inner & {match.mu, match.logvar} and all(
+        node.args[0] in match.nodes and len(node.args[0].users) == 1 for node in in_place
+    )
+
+
+def _with_factors(match: Match) -> Match:
+    """With the multiplications by numbers that follow KL."""
+    while list(match.root.users) == [match.root.next]:
+        user = match.root.next
+        scaled = _scaled(user)
+        if scaled is None or scaled[0] is not match.root:
+            break
+        match = replace(match, root=user, inner=match.nodes, factor=match.factor * scaled[1])
+    return match
 
 
 def _call(node: Any) -> tuple[str, tuple] | None:
@@ -113,7 +153,8 @@ def _call(node: Any) -> tuple[str, tuple] | None:
     return (name, node.args) if name is not None and not node.kwargs else None
 
 
-def _is(node: Any, name: str) -> bool:
+def is_call(node: Any, name: str) -> bool:
+    """Whether a node calls a function, method or operator of this name, plainly."""
     call = _call(node)
     return call is not None and call[0] == name
 
@@ -134,27 +175,27 @@ def _scaled(node: Any) -> tuple[Node, float] | None:
     return x, (c if name == "mul" else 1 / c)
 
 
-def _sample(root: Node) -> _Match | None:
-    if not _is(root, "add") or len(root.args) != 2:
+def _sample(root: Node) -> Match | None:
+    if not is_call(root, "add") or len(root.args) != 2:
         return None
     for mu, product in (root.args, reversed(root.args)):
-        if not _is(product, "mul"):
+        if not is_call(product, "mul"):
             continue
         for noise, deviation in (product.args, reversed(product.args)):
-            half = deviation.args[0] if _is(deviation, "exp") else None
+            half = deviation.args[0] if is_call(deviation, "exp") else None
             scaled = _scaled(half)
-            if not _is(noise, "randn_like") or len(noise.users) != 1 or scaled is None or scaled[1] != 0.5:
+            if not is_call(noise, "randn_like") or len(noise.users) != 1 or scaled is None or scaled[1] != 0.5:
                 continue
             if isinstance(mu, Node) and mu not in (noise, deviation, half):
-                return _Match(root, mu, scaled[0], {product, noise, deviation, half})
+                return Match(root, mu, scaled[0], {product, noise, deviation, half})
     return None
 
 
-def _divergence(root: Node) -> _Match | None:
+def _divergence(root: Node) -> Match | None:
     reduced = _reduced(root)
     if reduced is None:
         return None
-    elements, reduction, scale, inner = reduced
+    elements, reduction, scale, inner, rows = reduced
     terms: defaultdict[tuple[str, Any], float] = defaultdict(float)
     _add_terms(elements, 1.0, terms, inner)
     kinds = {kind: (of, factor) for (kind, of), factor in terms.items()}
@@ -163,11 +204,11 @@ def _divergence(root: Node) -> _Match | None:
     (mu, by_square), (logvar, by_exp), (_, factor) = kinds["square"], kinds["exp"], kinds["one"]
     if kinds["itself"] != (logvar, factor) or by_square != -factor or by_exp != -factor:
         return None
-    return _Match(root, mu, logvar, inner, reduction, -2 * factor * scale)
+    return Match(root, mu, logvar, inner, reduction, -2 * factor * scale, rows)
 
 
-def _reduced(root: Node) -> tuple[Node, str, float, set[Node]] | None:
-    """Of a sum or mean: what is reduced, by which of our reductions, a factor, and nodes between."""
+def _reduced(root: Node) -> tuple[Node, str, float, set[Node], bool] | None:
+    """Of a sum or mean: what is reduced, by which of our reductions, a factor, nodes between, and `Match.rows`."""
     call = _call(root)
     if call is None or call[0] not in ("sum", "mean"):
         return None
@@ -177,11 +218,10 @@ def _reduced(root: Node) -> tuple[Node, str, float, set[Node]] | None:
         while (scaled := _scaled(total)) is not None:
             inner.add(total)
             total, factor = scaled[0], factor * scaled[1]
-        if _is(total, "sum") and _call(total)[1][1:] in [(d,) for one in (1, -1) for d in (one, [one], (one,))]:
+        if is_call(total, "sum") and _call(total)[1][1:] in [(d,) for one in (1, -1) for d in (one, [one], (one,))]:
             elements = total.args[0]
-            two = isinstance(elements, Node) and (example := example_of(elements)) is not None and example.dim() == 2
-            return (elements, "batchmean", factor, inner | {total}) if two else None
-    return (x, name, 1.0, set()) if not dims and isinstance(x, Node) else None
+            return (elements, "batchmean", factor, inner | {total}, True) if isinstance(elements, Node) else None
+    return (x, name, 1.0, set(), False) if not dims and isinstance(x, Node) else None
 
 
 def _add_terms(x: Any, factor: float, terms: defaultdict[tuple[str, Any], float], inner: set[Node]) -> None:
@@ -204,26 +244,6 @@ def _add_terms(x: Any, factor: float, terms: defaultdict[tuple[str, Any], float]
         terms["itself", x] += factor
         return
     inner.add(x)
-
-
-def _is_exact(match: _Match) -> bool:
-    """Whether the operator computes this for these tensors, and nobody sees what it leaves out."""
-    mu, logvar, result = example_of(match.mu), example_of(match.logvar), example_of(match.root)
-    if mu is None or logvar is None or result is None or match.inner & {match.mu, match.logvar}:
-        return False
-    nodes = match.inner | {match.root}
-    shapes = [logvar.shape, *(example_of(node).shape for node in nodes if _is(node, "randn_like"))]
-    in_place = [node for node in nodes if node.op == "call_method" and node.target.endswith("_")]
-    return (
-        mu.dtype == logvar.dtype == result.dtype
-        and mu.dtype in _DTYPES
-        and mu.device == logvar.device
-        and mu.device.type in ("cpu", "cuda")
-        and not torch.is_autocast_enabled(mu.device.type)
-        and all(statically_known_true(sym_eq(tuple(mu.shape), tuple(shape))) for shape in shapes)
-        # What is changed in place is known to this formula only.
-        and all(node.args[0] in nodes and len(node.args[0].users) == 1 for node in in_place)
-    )
 
 
 def _mutates(node: Node) -> bool:

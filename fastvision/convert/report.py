@@ -4,15 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
-from torch.fx import Node
+from torch.fx import Graph, Node
 from torch.nn.utils import parametrize
 
 from fastvision.convert.chains import Chain
 from fastvision.convert.converted import stock_type
+from fastvision.convert.latent_calls import draws_like_its_own, eager_groups
+from fastvision.convert.latents import Match, find_divergences, find_samples, resembles
 from fastvision.convert.layers import is_ours, operator_name, replacement
 from fastvision.convert.runs import Run, find_runs, obstacle
 from fastvision.convert.sequential import FusedForward, flatten, runs_its_children
-from fastvision.convert.traced import TracedForward, chains_of, is_candidate, trace
+from fastvision.convert.traced import TracedForward, calls_convolutions, chains_of, is_candidate, trace
 from fastvision.convert.tracing import UntraceableError
 
 REPLACED = "replaced"
@@ -22,11 +24,11 @@ NOT_REPLACED = "not replaced"
 
 @dataclass(frozen=True)
 class Row:
-    """A layer, or a run of layers that one operator does.
+    """A layer, a run of layers that one operator does, or a formula in a forward of the model's own.
 
     Attributes:
-        name: qualified name as in named_modules(), the first and the last one for a run.
-        layers: class names, in the order they run.
+        name: qualified name as in named_modules(), the first and the last one for a run, the module's for a formula.
+        layers: class names, of a formula names of functions, in the order they run.
         status: 'replaced', 'replaceable' (by `fastvision.convert`) or 'not replaced'.
         reason: the operator that does the run, or why it is not replaced.
     """
@@ -85,10 +87,14 @@ class _Explanation:
         if module in self._seen:
             return
         self._seen.add(module)
+        formulas = _formula_rows(module, self._names[module])
+        yield from formulas
         if module in self._runs:
             yield from self._runs[module]
         elif is_ours(module) or replacement(module):
             yield _replacement_row(module, self._names)
+        elif formulas and not module._modules:
+            return
         elif not module._modules or parametrize.is_parametrized(module):
             yield _unfused_row(module, obstacle(module) or self._reasons.get(module, alone), self._names)
         elif _runs_as_one(module):
@@ -113,7 +119,7 @@ class _Explanation:
     def _read_forward(self, module: nn.Module) -> str:
         """Notes what the forward of a module does with its convolutions; why other layers are in no run."""
         forward = f"{stock_type(module).__name__}.forward"
-        if not is_candidate(module):
+        if not (is_candidate(module) and calls_convolutions(module)):
             return f"is called by {forward}, which calls no Conv2d"
         try:
             found = trace(module)
@@ -130,6 +136,46 @@ class _Explanation:
             self._runs.setdefault(convolution, []).append(row)
             self._seen.update(run.layers[1:])
         return f"is in no run of {forward} that starts with a Conv2d"
+
+
+def _formula_rows(module: nn.Module, name: str) -> list[Row]:
+    """Rows of what the forward of a module computes of latents, and of what looks like it."""
+    if not is_candidate(module):
+        return []
+    try:
+        graph = trace(module).graph
+    except UntraceableError:
+        return []  # which is said of the module's layers
+    converted = isinstance(module, TracedForward)
+    rng = module._rng if converted else "philox"
+    replaced = {id(match.root): matches for matches in eager_groups(graph, rng) for match in matches}
+    known, rows = set(), []
+    samples = filter(draws_like_its_own, find_samples(graph))
+    for match in (*samples, *find_divergences(graph)):
+        known |= match.nodes
+        matches = replaced.get(id(match.root))
+        status = NOT_REPLACED if matches is None else REPLACED if converted else REPLACEABLE
+        rows.append(Row(name, _functions(graph, match), status, _latents_reason(match, matches, rng, converted)))
+    meant = [(node, resembles(node)) for node in graph.nodes if node not in known]
+    return rows + [Row(name, (_target_name(n),), NOT_REPLACED, f"is not exactly {what}") for n, what in meant if what]
+
+
+def _functions(graph: Graph, match: Match) -> tuple[str, ...]:
+    return tuple(_target_name(node) for node in graph.nodes if node in match.nodes)
+
+
+def _latents_reason(match: Match, matches: list[Match] | None, rng: str, converted: bool) -> str:
+    if matches is None:
+        if match.reduction is None and rng == "torch":
+            return "draws the noise of torch; convert(model, rng='philox') replaces it"
+        return "stands among calls that may change its parts"
+    if not converted and match.reduction is None:
+        return "one reparameterize, if convert is given rng='philox'"
+    if converted and len(matches) == 2:
+        return f"one reparameterize_kl(reduction='{matches[1].reduction}') for sample and KL"
+    if match.reduction is not None:
+        return f"KL of one elbo_loss(reduction='{match.reduction}')"
+    return "one reparameterize"
 
 
 def _runs_as_one(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Modules whose own forward calls convolutions, and what one operator can do with them.
+"""Modules whose own forward calls convolutions or samples latents, and what one operator can do with that.
 
 A converted one keeps its class's forward for all that tracing does not cover: each call looks for a program that was
 made for such arguments and for the module as it is, and runs the stock forward where there can be none.
@@ -14,20 +14,25 @@ from torch import Tensor, nn
 from fastvision._calls import Unpickled
 from fastvision.convert.chains import Chain, find_chains, fuse, module_layer
 from fastvision.convert.converted import Converted, derive, is_observed, stock_type
+from fastvision.convert.latent_calls import eager_groups, function_of, replace_eager
 from fastvision.convert.snapshot import Snapshot
 from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
 
 # How many programs a module keeps.
 _PROGRAMS = 4
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def is_candidate(module: nn.Module) -> bool:
-    """Whether a forward of its own may call convolutions."""
-    return (
-        bool(module._modules)
-        and "forward" not in module.__dict__
-        and any(type(child) is nn.Conv2d for child in module.modules())
-    )
+    """Whether a forward of its own may call convolutions, or functions on latents."""
+    if "forward" in module.__dict__ or isinstance(module, _LISTS):
+        return False
+    return calls_convolutions(module) or not stock_type(module).__module__.startswith(("torch.", "fastvision.nn"))
+
+
+def calls_convolutions(module: nn.Module) -> bool:
+    """Whether there are any for its forward to call."""
+    return bool(module._modules) and any(type(child) is nn.Conv2d for child in module.modules())
 
 
 def trace(module: nn.Module, training: bool | None = None) -> Trace:
@@ -47,8 +52,8 @@ def chains_of(found: Trace, *, structure_only: bool = False) -> list[Chain]:
     return find_chains(found.graph, functools.partial(module_layer, found.module), structure_only=structure_only)
 
 
-def has_chains(module: nn.Module) -> bool:
-    """Whether there is something to fuse, now or in another mode of the module."""
+def has_gains(module: nn.Module, rng: str) -> bool:
+    """Whether there is something to replace, now or in another mode of the module."""
     if not is_candidate(module):
         return False
     for training in (True, False):
@@ -56,7 +61,7 @@ def has_chains(module: nn.Module) -> bool:
             found = trace(module, training)
         except UntraceableError:
             continue
-        if any(chain.length > 1 for chain in chains_of(found, structure_only=True)):
+        if any(chain.length > 1 for chain in chains_of(found, structure_only=True)) or eager_groups(found.graph, rng):
             return True
     return False
 
@@ -81,10 +86,10 @@ class _Program:
         runs = [chain for chain in chains if chain.length > 1]
         for chain in runs:
             fuse(self._trace.graph, chain, _function(chain), chain.nodes[0].args)
-        if runs:
-            code = self._trace.graph.python_code("self")
-            exec(compile(code.src, f"<forward of {type(module).__name__}>", "exec"), code.globals)
-            self.run = code.globals["forward"]
+        latents = eager_groups(self._trace.graph, module._rng)
+        replace_eager(self._trace.graph, latents)
+        if runs or latents:
+            self.run = function_of(self._trace.graph, f"forward of {type(module).__name__}")
 
     def fits(self, module: nn.Module, signature: Signature) -> bool:
         """Whether this is the program for such arguments, with the module as it is."""
@@ -124,6 +129,7 @@ class TracedForward(Converted):
     """Put before a class with a forward of its own in the bases of a class."""
 
     _plan: _Programs | None = None
+    _rng = "torch"  # whose noise samples of latents have
 
     def _program(self, arguments: tuple, keywords: dict[str, Any]) -> Callable | None:
         signature = signature_of(arguments, keywords)

@@ -25,8 +25,8 @@ class Linear(StoredWeights, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = tensor_of(self, "weight"), tensor_of(self, "bias")
-        if torch.compiler.is_compiling():
-            return F.linear(input, weight, bias)  # the compiler's own to choose
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return F.linear(input, weight, bias)  # a graph has the layer, for whoever reads it to do with as they like
         if self._storage is not None and (copies := self._copies_of([weight], input)):
             scale = copies.scales[0] if copies.scales else None
             return _call_quantized(input, copies.weights[0], scale, bias)
