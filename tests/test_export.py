@@ -1,5 +1,6 @@
 """fastvision.export: models as files, which run in Python and in C++ and compute what the model computes."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -84,6 +85,27 @@ def test_traced_and_frozen_by_torchscript(name):
     for function in (traced, torch.jit.freeze(traced)):
         assert "fastvision::" not in str(function.inlined_graph)  # stock's layers: it loads without fastvision
         assert_close(function(input), model(input))
+
+
+SCRIPTED = {
+    "Sequential": lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU()),
+    "LSTM inside": lambda: Rows(nn.LSTM),
+    "GRU": lambda: nn.GRU(4, 6),
+    "LSTMCell": lambda: nn.LSTMCell(4, 6),
+    "GRUCell": lambda: nn.GRUCell(4, 6),
+    "ConvReLU2d": lambda: fastvision.nn.ConvReLU2d(1, 8, 3),
+}
+
+
+@pytest.mark.parametrize("build", SCRIPTED.values(), ids=SCRIPTED)
+def test_torchscript_refuses_code_with_a_sentence(build):
+    model = convert(build())
+    modules = list(model.modules())
+    with pytest.raises(RuntimeError, match=r"torch.jit.script: expected a module of stock layers, got fast"):
+        torch.jit.script(model)
+    assert all(a is b for a, b in zip(model.modules(), modules, strict=True))
+    if not isinstance(model, fastvision.nn.ConvReLU2d):
+        torch.jit.script(fastvision.revert(copy.deepcopy(model)))
 
 
 @pytest.fixture(scope="module")

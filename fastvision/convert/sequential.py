@@ -14,6 +14,7 @@ from fastvision._calls import Unpickled
 from fastvision.convert.converted import Converted, derive, is_observed
 from fastvision.convert.runs import Run, find_runs, has_hooks
 from fastvision.convert.snapshot import Snapshot
+from fastvision.nn.scripting import NotScriptable
 
 
 def runs_its_children(module: nn.Module | None) -> bool:
@@ -54,7 +55,7 @@ class _Plan(Unpickled):
         self.is_current = Snapshot(layers, containers[1:], containers).is_current
 
 
-class FusedForward(Converted):
+class FusedForward(NotScriptable, Converted):
     """Put before nn.Sequential, or a subclass that keeps its forward, in the bases of a class."""
 
     _plan: _Plan | None = None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastvision._calls import PreparedCall, Unpickled
 from fastvision.nn.parameters import tensor_of
+from fastvision.nn.scripting import NotScriptable
 from fastvision.ops.conv import IntPair, explicit_padding
 
 _operator = torch.ops.fastvision.conv2d_pool2d.default
@@ -76,7 +77,7 @@ class FusedConvolution(Unpickled):
         return self._operator(input, weight, *others, **{**self._options, "padding": padding})
 
 
-class ConvReLU2d(nn.Conv2d):
+class ConvReLU2d(NotScriptable, nn.Conv2d):
     """2-D convolution and ReLU: `nn.ReLU()(nn.Conv2d(...)(input))` as one operator.
 
     Arguments, parameters, initialisation and state_dict are those of `torch.nn.Conv2d`; the same seed gives the same

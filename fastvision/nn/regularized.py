@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastvision.nn.scripting import NotScriptable
+
 _regularized_rnn = torch.ops.fastvision.regularized_rnn.default
 
 
@@ -17,7 +19,7 @@ def _checked_rate(name: str, value: Any, meaning: str) -> float:
     return float(value)
 
 
-class Regularized:
+class Regularized(NotScriptable):
     """Put before stock's class in the bases. Formulas are in `fastvision.ops.rnn`.
 
     Attributes:
