@@ -10,7 +10,8 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
+from rich.progress import Progress
 
 from fastvision.bench.comparing import changes_table, compare_reports, families_table, load_report
 from fastvision.bench.conv_cases import Mode
@@ -22,6 +23,7 @@ from fastvision.bench.peers import Peer, missing_packages
 from fastvision.bench.ratios import headline_table
 from fastvision.bench.report import results_table
 from fastvision.bench.running import Part, Results, Run, available, execute, one_by_one, report_console, settings
+from fastvision.bench.serving import SERVING_PEERS, measure_serving, serving_table, steps
 from fastvision.bench.sweep import FULL_SWEEP, QUICK_SWEEP, summary_table, sweep, worst_first
 from fastvision.bench.timing import FULL, QUICK
 
@@ -170,6 +172,28 @@ _add_command("rnn", "LSTM and GRU, cells and sequences: fastvision.nn against to
 _add_command("vae", "A variational autoencoder's sample and KL: fastvision.ops against the stock formulas.")
 _add_command("augment", "Random affine augmentation: fastvision.ops against stock calls, scipy and kornia.")
 _add_command("models", "Whole networks: fastvision.convert against the stock layers.")
+
+
+@app.command()
+def serving(
+    calls: Annotated[int, typer.Option(min=10, help="Calls of every peer under each load.")] = 100_000,
+    clients: Annotated[int, typer.Option(min=2, help="Threads that call at once, after one alone.")] = 4,
+    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the calls.")] = False,
+    peers: Annotated[str | None, _peers_option(SERVING_PEERS, ",torch.compile")] = None,
+    capability: _Capability = None,
+) -> None:
+    """Latency of a small CNN at batch 1 from Python: p50, p99 and p99.9, one client and several threads."""
+    chosen = list(available(SERVING_PEERS, "all" if peers is None else peers))
+    loads = (1, clients)
+    with settings(1, capability), Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("", total=steps(chosen, loads))
+        latencies = measure_serving(
+            chosen,
+            calls // 10 if quick else calls,
+            loads,
+            lambda text: progress.update(bar, description=text, advance=1),
+        )
+    report_console().print(serving_table(latencies))
 
 
 def _fraction(text: str) -> float:
