@@ -45,7 +45,11 @@ class Forward {
   }
 
  private:
+  // Rows of the input, where they lie in it, in elements: sequences of a step, or steps of a single sequence.
   struct Rows {
+    int64_t offset, stride, count;
+  };
+  struct FloatRows {
     const float* data;
     int64_t stride;
   };
@@ -57,8 +61,9 @@ class Forward {
     float *hidden = states, *next = states + n * width, *cell = states + 2 * n * width;
     load_states(d, 0, n, width, hidden, cell);
     float* converted = allocate(converted_floats(n));
-    if (!is_float()) convert_input(0, 1, 0, n, converted);
-    const Rows input = input_rows(0, 1, 0, n, converted);
+    const Rows rows = rows_of_step(0, 0, n);
+    if (!is_float()) convert(rows, converted);
+    const FloatRows input = as_floats(rows, converted);
     typename Dir::Step step = step_at_row(d, 0, nullptr, hidden, next, cell);
     if (is_float() && p_.storage == RnnStorage::same && n <= kMaxRowsInLanes) {
       run_step_in_lanes(direction, input, step);
@@ -70,7 +75,7 @@ class Forward {
   }
 
   // Each block of weights is packed where it is used, and used at once.
-  void run_step_packed(const Dir& direction, const Rows& input, typename Dir::Step& step) {
+  void run_step_packed(const Dir& direction, const FloatRows& input, typename Dir::Step& step) {
     float* sums = allocate(p_.batch * direction.blocks() * Dir::kBlock);
     step.sums = sums;
     context_.parallel_for(direction.blocks(), [&](int64_t begin, int64_t end) {
@@ -84,7 +89,7 @@ class Forward {
     });
   }
 
-  void run_step_in_lanes(const Dir& direction, const Rows& input, const typename Dir::Step& step) {
+  void run_step_in_lanes(const Dir& direction, const FloatRows& input, const typename Dir::Step& step) {
     const int64_t n = p_.batch, width = round_up(n, kLanes);
     float *input_panel = allocate(p_.input_size * width), *hidden_panel = allocate(p_.hidden_size * width);
     rows_to_lanes(input.data, input.stride, n, p_.input_size, width, input_panel);
@@ -196,51 +201,54 @@ class Forward {
                bool packed_input, int64_t first_block, int64_t last_block, float* converted, float* sums) {
     const int64_t n = last - first, sums_per_row = direction.blocks() * Dir::kBlock;
     // The steps of a single sequence are rows of one product.
-    const int64_t together = n == 1 && !p_.batch_sizes ? end - begin : 1;
-    const auto rows = [&](int64_t i) { return together > 1 ? together : living(step_at(d, i), first, last); };
-    const auto input = [&](int64_t i, const auto& f) {
-      const int64_t t = d ? p_.steps - i - together : i;
-      return f(t, together, first, first + (together > 1 ? 1 : rows(i)), converted + (i - begin) * n * p_.input_size);
+    const bool is_one_product = n == 1 && !p_.batch_sizes;
+    const int64_t steps = is_one_product ? end - begin : 1;
+    const auto rows = [&](int64_t i) {
+      return is_one_product ? rows_of_sequence(d, begin, end, first) : rows_of_step(step_at(d, i), first, last);
     };
+    const auto converted_rows = [&](int64_t i) { return converted + (i - begin) * n * p_.input_size; };
     if (!is_float()) {
-      for (int64_t i = begin; i < end; i += together) {
-        input(i, [&](auto... arguments) { convert_input(arguments...); });
-      }
+      for (int64_t i = begin; i < end; i += steps) convert(rows(i), converted_rows(i));
     }
     // A block of weights stays in the cache for all steps.
     for (int64_t block = first_block; block < last_block; ++block) {
-      for (int64_t i = begin; i < end; i += together) {
-        const Rows x = input(i, [&](auto... arguments) { return input_rows(arguments...); });
+      for (int64_t i = begin; i < end; i += steps) {
+        const Rows part = rows(i);
+        const FloatRows x = as_floats(part, converted_rows(i));
         float* target = sums + (i - begin) * n * sums_per_row;
-        // A single sequence read backwards is projected backwards.
-        const bool is_backwards = together > 1 && d;
-        const float* data = is_backwards ? x.data + (together - 1) * x.stride : x.data;
-        const int64_t stride = is_backwards ? -x.stride : x.stride, count = rows(i);
         if (packed_input) {
-          direction.project(block, direction.packed_input(block), data, stride, count, target);
+          direction.project(block, direction.packed_input(block), x.data, x.stride, part.count, target);
         } else {
-          for (int64_t b = 0; b < count; ++b) {
-            direction.project_in_place(block, data + b * stride, target + b * sums_per_row);
+          for (int64_t b = 0; b < part.count; ++b) {
+            direction.project_in_place(block, x.data + b * x.stride, target + b * sums_per_row);
           }
         }
       }
     }
   }
 
-  // Sequences [first, last) of one step, or one sequence's steps from t on, as fp32: those of convert_input, unless
-  // they are fp32 themselves.
-  Rows input_rows(int64_t t, int64_t steps, int64_t first, int64_t last, const float* converted) const {
-    if (!is_float()) return {converted, p_.input_size};
-    return {static_cast<const float*>(a_.input) + p_.input_offset(t, first, offsets_[t] + first),
-            steps > 1 ? p_.input_step_stride : p_.input_row_stride};
+  // Those of sequences [first, last) that reach step t.
+  Rows rows_of_step(int64_t t, int64_t first, int64_t last) const {
+    return {p_.input_offset(t, first, offsets_[t] + first), p_.input_row_stride, living(t, first, last)};
   }
 
-  void convert_input(int64_t t, int64_t steps, int64_t first, int64_t last, float* converted) const {
-    const int64_t stride = steps > 1 ? p_.input_step_stride : p_.input_row_stride;
+  // Steps [begin, end) of one sequence, in the order in which they run.
+  Rows rows_of_sequence(int64_t d, int64_t begin, int64_t end, int64_t sequence) const {
+    const int64_t t = step_at(d, begin), stride = p_.input_step_stride;
+    return {p_.input_offset(t, sequence, offsets_[t] + sequence), d ? -stride : stride, end - begin};
+  }
+
+  // As fp32: what `convert` has made of them, unless they are fp32 themselves.
+  FloatRows as_floats(const Rows& rows, const float* converted) const {
+    if (!is_float()) return {converted, p_.input_size};
+    return {static_cast<const float*>(a_.input) + rows.offset, rows.stride};
+  }
+
+  void convert(const Rows& rows, float* converted) const {
     visit_dtype(p_.dtype, [&]<class T>() {
-      const T* input = static_cast<const T*>(a_.input) + p_.input_offset(t, first, offsets_[t] + first);
-      for (int64_t row = 0; row < steps * (last - first); ++row) {
-        convert_row(input + row * stride, converted + row * p_.input_size, p_.input_size);
+      const T* input = static_cast<const T*>(a_.input) + rows.offset;
+      for (int64_t row = 0; row < rows.count; ++row) {
+        convert_row(input + row * rows.stride, converted + row * p_.input_size, p_.input_size);
       }
     });
   }
