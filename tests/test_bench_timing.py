@@ -69,6 +69,12 @@ def test_rounds_follow_the_budget(seconds: float, rounds: int):
     assert len(time_in_turns(timers({"a": lambda: None}), budget, ignore)["a"].times) == rounds
 
 
+@pytest.mark.parametrize(("least", "rounds"), [(5, 3), (2, 2)])
+def test_rounds_of_long_calls_end_early(least: int, rounds: int):
+    budget = Budget(seconds=0.0, block_seconds=1e-6, min_rounds=least, max_rounds=9, most_seconds=0.0)
+    assert len(time_in_turns(timers({"a": lambda: None}), budget, ignore)["a"].times) == rounds
+
+
 def test_timing_runs_on_the_threads_asked_for():
     seen = set()
     time_in_turns(timers({"a": lambda: seen.add(torch.get_num_threads())}, threads=2), ONE_ROUND, ignore)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, inf
 from time import perf_counter
 
 from torch.utils.benchmark import Measurement, Timer
@@ -15,8 +15,9 @@ class Budget:
     Attributes:
         seconds: rounds go on until these are over.
         block_seconds: in each round every call has one turn, a block of calls that lasts about as long.
-        min_rounds: even where they take longer than `seconds`.
+        min_rounds: even where they take longer than `seconds`, until `most_seconds` are over.
         max_rounds: even where they take less.
+        most_seconds: no round begins after these, unless there are fewer than FEWEST_ROUNDS.
         single_calls: so many of each, timed one by one, where a call is short enough (MOST_SECONDS).
     """
 
@@ -25,12 +26,14 @@ class Budget:
     min_rounds: int
     max_rounds: int
     single_calls: int = 0
+    most_seconds: float = inf
 
 
 MOST_SECONDS = 0.002  # of a call that is timed alone, of all peers
+FEWEST_ROUNDS = 3
 _TURNS = 4  # in which single calls are timed
 
-FULL = Budget(seconds=4.0, block_seconds=0.02, min_rounds=7, max_rounds=60, single_calls=400)
+FULL = Budget(seconds=4.0, block_seconds=0.02, min_rounds=7, max_rounds=60, single_calls=400, most_seconds=30.0)
 QUICK = Budget(seconds=0.5, block_seconds=0.005, min_rounds=3, max_rounds=20, single_calls=100)
 
 
@@ -57,7 +60,9 @@ def time_in_turns(
     blocks: dict[str, list[Measurement]] = {name: [] for name in timers}
     start = perf_counter()
     for number in range(budget.max_rounds):
-        if number >= budget.min_rounds and perf_counter() - start > budget.seconds:
+        seconds = perf_counter() - start
+        enough = number >= budget.min_rounds and seconds > budget.seconds
+        if enough or (number >= FEWEST_ROUNDS and seconds > budget.most_seconds):
             break
         progress(f"round {number + 1}")
         for name in reversed(timers) if number % 2 else timers:
