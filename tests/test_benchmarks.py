@@ -14,7 +14,7 @@ from fastvision.bench.families import FAMILIES
 from fastvision.bench.peers import choose
 
 ROOT = Path(__file__).parent.parent
-MEASURED = ("conv", "rnn", "vae", "augment")
+MEASURED = ("conv", "linear", "rnn", "vae", "augment")
 
 
 def pytest_on_benchmarks(*arguments: str) -> str:
@@ -41,6 +41,6 @@ def test_benchmarks_are_the_cases_of_the_families():
 
 @pytest.mark.slow
 def test_benchmarks_run():
-    smallest = {"conv": "b1 1>32 @28", "rnn": "GRUCell b1 128>128", "vae": "256x100", "augment": "b1 3 @224 nearest"}
+    smallest = {"conv": "b1 1>32 @28", "linear": "b1 1152>128", "rnn": "GRUCell b1 128>128", "vae": "256x100", "augment": "b1 3 @224 nearest"}
     tests = [f"benchmarks/bench_{name}.py::test_{name}[{case} infer-stock]" for name, case in smallest.items()]
     assert "4 passed" in pytest_on_benchmarks(*tests, "--benchmark-disable")
