@@ -111,6 +111,23 @@ def test_dropout_in_train_and_eval_mode(dropout, images):
         assert torch.equal(converted(images), converted(images)) is not mode
 
 
+@pytest.mark.parametrize("layer", [nn.Dropout, nn.Identity])
+def test_layers_that_do_nothing_are_left_out_while_they_do(layer, images):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Tanh(), layer()).eval()
+    converted = convert(model)
+    expected = model(images)
+    assert_close(converted(images), expected)
+    calls = []
+    handle = converted[3].register_forward_hook(lambda *_: calls.append(1))
+    assert_close(converted(images), expected)
+    assert calls == [1]
+    handle.remove()
+    converted.train()
+    assert torch.equal(converted(images), converted(images)) is (layer is nn.Identity)
+    converted.eval()[3].forward = torch.neg
+    assert_close(converted(images), -expected)
+
+
 def test_batch_norm_that_does_not_fit_raises_as_stock(images):
     converted = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(1)).eval())
     with pytest.raises(RuntimeError, match="running_mean should contain 4 elements not 1"):
