@@ -18,6 +18,7 @@ from fastvision.bench.conv_cases import ConvCase
 from fastvision.bench.families import FAMILIES
 from fastvision.bench.machine import Bandwidth, Machine
 from fastvision.bench.ratios import Ratio, Summary, headline_table, ratios
+from fastvision.bench.linear_cases import LinearCase
 from fastvision.bench.rnn_cases import RnnCase
 from fastvision.bench.timing import Budget, median_interval
 from fastvision.bench.vae_cases import VaeCase
@@ -25,6 +26,7 @@ from fastvision.bench.vae_cases import VaeCase
 FACTS = ("cpu", "cores", "threads", "cpu_capability", "stock_cpu_capability", "torch", "fastvision", "commit")
 MACHINE = Machine(dict.fromkeys(FACTS, "?"), 1e9, {"memory": Bandwidth(1024, 1e9)})
 SMALL = {
+    "linear": (LinearCase(1, 8, 4, quick=True),),
     "conv": (ConvCase(1, 4, 8, 8, quick=True), ConvCase(1, 4, 8, 9)),
     "rnn": (RnnCase("GRUCell", 1, 1, 8, 8, modes=("infer", "train"), quick=True),),
     "vae": (VaeCase(64, 100, modes=("infer",), quick=True),),
