@@ -16,9 +16,9 @@ from fastvision.bench import app, commands, running
 from fastvision.bench.augment_cases import AugmentCase
 from fastvision.bench.conv_cases import ConvCase
 from fastvision.bench.families import FAMILIES
+from fastvision.bench.linear_cases import LinearCase
 from fastvision.bench.machine import Bandwidth, Machine
 from fastvision.bench.ratios import Ratio, Summary, headline_table, ratios
-from fastvision.bench.linear_cases import LinearCase
 from fastvision.bench.rnn_cases import RnnCase
 from fastvision.bench.timing import Budget, median_interval
 from fastvision.bench.vae_cases import VaeCase

@@ -25,7 +25,7 @@ def onnx_model(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[ModelProto,
     and states of (directions, batch, hidden_size).
 
     Args:
-        module: a network of layers that `_operator` knows, or an LSTM, GRU, LSTMCell or GRUCell.
+        module: a network of layers that `_operator` knows, one of them, or an LSTM, GRU, LSTMCell or GRUCell.
         inputs: floating-point tensors that it is called on, such as (batch, channels, height, width); of a cell with
             its states. An LSTM or GRU may have the int32 lengths (batch) of its padded sequences as second one.
 
@@ -50,7 +50,7 @@ def onnx_model(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[ModelProto,
 
 def _layers(network: nn.Module, inputs: Sequence[Tensor]) -> _Parts:
     nodes, parameters, last = [], {}, "input"
-    for number, layer in enumerate(flatten(network)[1]):
+    for number, layer in enumerate(flatten(network)[1] or [network]):
         if isinstance(layer, nn.Dropout):
             continue
         operator, attributes = _operator(layer)
