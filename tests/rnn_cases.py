@@ -109,6 +109,7 @@ def _both(**options: Any) -> dict[str, Sequences]:
 SAMPLES = {
     **_both(name="plain"),
     **_both(name="wide", steps=7, batch=9, input_size=33, hidden_size=70),
+    **_both(name="many_short", steps=3, batch=9, hidden_size=21, bidirectional=True),
     **_both(name="many_units", steps=3, batch=2, hidden_size=300),
     **_both(name="one_row", batch=1, hidden_size=37),
     **_both(name="one_long_row", batch=1, steps=70, hidden_size=21),
