@@ -14,7 +14,7 @@ constexpr int64_t kMaxRowsInPlace = 6;
 // packed weights, 40 rows in 0.9 to 1.1).
 constexpr int64_t kMaxSequenceRowsInPlace = 24;
 // More sequences of up to so many steps run as cells do, which packs no whole matrix: that would cost more than it
-// gains (Zen 3, 8 to 128 rows of 512 units, 2 steps: 0.55 to 1.0 of the time; 4 steps: 0.85 to 1.06; 6 steps: 1.0 to
+// gains (Zen 3, 8 to 128 rows of 512 units, 2 steps: 0.55 to 1.0 of the time; 4 steps: 0.75 to 1.07; 6 steps: 1.0 to
 // 1.5; of 1024 units, 2 steps: 0.3 to 0.7).
 constexpr int64_t kMaxStepsUnpacked = 4;
 // Up to so many rows of a cell lie in the lanes, and weights are read as they are; of more, packed weights are faster.
