@@ -9,6 +9,7 @@ const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  .conv = nullptr,
                                                  .rnn = nullptr,
                                                  .vae = nullptr,
-                                                 .augment = &fastvision::cuda_augment_kernels};
+                                                 .augment = &fastvision::cuda_augment_kernels,
+                                                 .linear = nullptr};
   return &library;
 }

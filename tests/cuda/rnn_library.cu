@@ -9,6 +9,7 @@ const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  .conv = nullptr,
                                                  .rnn = &fastvision::cuda_rnn_kernels,
                                                  .vae = nullptr,
-                                                 .augment = nullptr};
+                                                 .augment = nullptr,
+                                                 .linear = nullptr};
   return &library;
 }

@@ -9,6 +9,7 @@ const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  .conv = nullptr,
                                                  .rnn = nullptr,
                                                  .vae = &fastvision::cuda_vae_kernels,
-                                                 .augment = nullptr};
+                                                 .augment = nullptr,
+                                                 .linear = nullptr};
   return &library;
 }
