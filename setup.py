@@ -111,12 +111,7 @@ def libraries() -> list[Library]:
             "libfastvision.so",
             [
                 CSRC / "library.cpp",
-                *sources("core/*.cpp"),
-                *sources("conv/*.cpp"),
-                *sources("rnn/*.cpp"),
-                *sources("vae/*.cpp"),
-                *sources("augment/*.cpp"),
-                *sources("linear/*.cpp"),
+                *sources("*/*.cpp"),
             ],
             # at::parallel_for is a template: without OpenMP here it would silently be a plain loop.
             [*common, "-O2", "-fopenmp", "-fvisibility=hidden", "-fvisibility-inlines-hidden"],

@@ -15,11 +15,9 @@
 const fastvision::KernelLibrary* fastvision_kernel_library() {
   static const fastvision::KernelLibrary library{.interface_version = fastvision::KernelLibrary::kInterfaceVersion,
                                                  .name = LIBRARY_NAME,
-                                                 .machine = nullptr,
                                                  .conv = &fastvision::cuda_conv_kernels,
                                                  .rnn = &fastvision::cuda_rnn_kernels,
                                                  .vae = &fastvision::cuda_vae_kernels,
-                                                 .augment = &fastvision::cuda_augment_kernels,
-                                                 .linear = nullptr};
+                                                 .augment = &fastvision::cuda_augment_kernels};
   return &library;
 }

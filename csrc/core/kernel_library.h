@@ -14,13 +14,14 @@ struct VaeKernels;
 struct KernelLibrary {
   static constexpr int kInterfaceVersion = 7;  // raise when a table or a struct in it changes
   int interface_version;
-  const char* name;               // "default", "avx2", "avx512", "cuda", "emulated"
-  const MachineKernels* machine;  // null where the machine's peaks can't be measured
-  const ConvKernels* conv;
-  const RnnKernels* rnn;          // null: the family's references run
-  const VaeKernels* vae;          // the same
-  const AugmentKernels* augment;  // the same
-  const LinearKernels* linear;    // the same
+  const char* name;  // "default", "avx2", "avx512", "cuda", "emulated"
+  // Null: the machine's peaks can't be measured, a family's references run.
+  const MachineKernels* machine = nullptr;
+  const ConvKernels* conv = nullptr;
+  const RnnKernels* rnn = nullptr;
+  const VaeKernels* vae = nullptr;
+  const AugmentKernels* augment = nullptr;
+  const LinearKernels* linear = nullptr;
 };
 
 }  // namespace fastvision

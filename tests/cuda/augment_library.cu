@@ -5,11 +5,6 @@
 const fastvision::KernelLibrary* fastvision_kernel_library() {
   static const fastvision::KernelLibrary library{.interface_version = fastvision::KernelLibrary::kInterfaceVersion,
                                                  .name = "emulated",
-                                                 .machine = nullptr,
-                                                 .conv = nullptr,
-                                                 .rnn = nullptr,
-                                                 .vae = nullptr,
-                                                 .augment = &fastvision::cuda_augment_kernels,
-                                                 .linear = nullptr};
+                                                 .augment = &fastvision::cuda_augment_kernels};
   return &library;
 }

@@ -5,11 +5,6 @@
 const fastvision::KernelLibrary* fastvision_kernel_library() {
   static const fastvision::KernelLibrary library{.interface_version = fastvision::KernelLibrary::kInterfaceVersion,
                                                  .name = "emulated",
-                                                 .machine = nullptr,
-                                                 .conv = nullptr,
-                                                 .rnn = &fastvision::cuda_rnn_kernels,
-                                                 .vae = nullptr,
-                                                 .augment = nullptr,
-                                                 .linear = nullptr};
+                                                 .rnn = &fastvision::cuda_rnn_kernels};
   return &library;
 }

@@ -5,11 +5,6 @@
 const fastvision::KernelLibrary* fastvision_kernel_library() {
   static const fastvision::KernelLibrary library{.interface_version = fastvision::KernelLibrary::kInterfaceVersion,
                                                  .name = "emulated",
-                                                 .machine = nullptr,
-                                                 .conv = nullptr,
-                                                 .rnn = nullptr,
-                                                 .vae = &fastvision::cuda_vae_kernels,
-                                                 .augment = nullptr,
-                                                 .linear = nullptr};
+                                                 .vae = &fastvision::cuda_vae_kernels};
   return &library;
 }
