@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fastvision
-from fastvision.nn.rnn_storage import dequantize, quantize
+from fastvision.nn.storage import dequantize, quantize
 from fastvision.ops import linear, linear_quantized, linear_quantized_reference, linear_reference
 
 OPERATOR = torch.ops.fastvision.linear.default

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rnn_cases import CELLS, SAMPLES, Sequences, assert_near, sequences
 from torch.testing import assert_close
 
-from fastvision.nn.rnn_storage import dequantize, quantize
+from fastvision.nn.storage import dequantize, quantize
 
 layer_quantized = torch.ops.fastvision.rnn_layer_quantized
 STORED = (torch.bfloat16, torch.int8)

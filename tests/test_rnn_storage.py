@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.testing import assert_close
 
 import fastvision
-from fastvision.nn.rnn_storage import dequantize, quantize
+from fastvision.nn.storage import dequantize, quantize
 
 STORED = (torch.bfloat16, torch.int8)
 by_dtype = pytest.mark.parametrize("dtype", STORED, ids=str)

@@ -12,7 +12,7 @@ from fastvision.convert.converted import Converted, stock_class
 from fastvision.convert.layers import original, replacement
 from fastvision.convert.sequential import fused_class, has_runs, runs_its_children
 from fastvision.convert.traced import TracedForward, has_gains, traced_class
-from fastvision.nn.rnn_storage import check_weight_dtype
+from fastvision.nn.storage import check_weight_dtype
 
 
 def convert(

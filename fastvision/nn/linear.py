@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fastvision._calls import PreparedCall
 from fastvision.nn.parameters import tensor_of
-from fastvision.nn.rnn_storage import StoredWeights
+from fastvision.nn.storage import Copies, StoredWeights
 
 _call = PreparedCall(torch.ops.fastvision.linear.default, 3)
 _call_quantized = PreparedCall(torch.ops.fastvision.linear_quantized.default, 4)
@@ -35,5 +35,5 @@ class Linear(StoredWeights, nn.Linear):
     def _current_weights(self) -> list[Tensor]:
         return [tensor_of(self, "weight")]
 
-    def _current_copies(self, weights: list[Tensor]):
+    def _current_copies(self, weights: list[Tensor]) -> Copies | None:
         return self._storage.copies(weights) if weights[0].dtype == torch.float32 else None

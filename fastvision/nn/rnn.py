@@ -4,7 +4,7 @@ Each is a subclass of the stock module of that name: constructor, parameters, in
 and errors are inherited or the same, only `forward` calls another operator. Stock's forward keeps a module from being
 compiled as one graph where it reads sizes from packed sequences; these do not. What they have besides stock's are the
 options zoneout and recurrent_dropout (`fastvision.nn.regularized`), which are off by default, and `weight_dtype`, for
-inference from weights in fewer bits (`fastvision.nn.rnn_storage`).
+inference from weights in fewer bits (`fastvision.nn.storage`).
 """
 
 from operator import is_
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastvision.nn import dynamo
 from fastvision.nn.parameters import tensor_of
 from fastvision.nn.regularized import Regularized
-from fastvision.nn.rnn_storage import StoredWeights
+from fastvision.nn.rnn_storage import StoredRnnWeights
 from fastvision.ops.rnn import gru_cell, lstm_cell
 
 _lstm = torch.ops.fastvision.lstm.default
@@ -40,7 +40,7 @@ def _record(module: nn.Module, stock: type[nn.Module], input: Any, hx: Any) -> A
     return stock.forward(module, input, hx)
 
 
-class _Sequences(Regularized, StoredWeights):
+class _Sequences(Regularized, StoredRnnWeights):
     """The forward of LSTM and GRU, put before stock's class in the bases. Its steps and checks are stock's."""
 
     def forward(self, input, hx=None):
@@ -197,7 +197,7 @@ def _cell_parameters(cell: nn.RNNCellBase) -> tuple[Tensor | None, ...]:
     )
 
 
-class _Cell(Regularized, StoredWeights):
+class _Cell(Regularized, StoredRnnWeights):
     """What both cells have besides stock's."""
 
     def _current_weights(self) -> list[Tensor]:
