@@ -25,13 +25,13 @@ class LinearCase:
         return f"b{self.batch} {self.in_features}>{self.out_features}"
 
     def flops(self, mode: Mode) -> int:
-        """Floating-point operations, two per multiply-add; training counts as many again for each gradient."""
-        return (1 if mode == "infer" else 3) * 2 * self.batch * self.in_features * self.out_features
+        """Floating-point operations, two per multiply-add."""
+        return 2 * self.batch * self.in_features * self.out_features
 
-    def reads(self, mode: Mode, element_size: int) -> tuple[Read, ...]:
-        """The weights, of elements of element_size bytes; training reads them again for the gradient of the input."""
+    def reads(self, element_size: int) -> tuple[Read, ...]:
+        """The weights, of elements of element_size bytes."""
         weights = self.in_features * self.out_features * element_size
-        return (Read(weights, 1 if mode == "infer" else 2, weights),)
+        return (Read(weights, 1, weights),)
 
 
 LINEAR_CASES = (

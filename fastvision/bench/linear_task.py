@@ -39,7 +39,7 @@ class LinearTask(CaseTask):
     @property
     def reads(self) -> tuple[Read, ...]:
         """The weights that one call reads."""
-        return self.case.reads(self.mode, self.dtype.itemsize)
+        return self.case.reads(self.dtype.itemsize)
 
     @property
     def results(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -58,19 +59,18 @@ def measure_serving(
     peers: Sequence[Peer], calls: int, loads: Sequence[int], tell: Callable[[str], None] = lambda text: None
 ) -> list[Latency]:
     """Latencies of so many calls of each peer, by each number of clients; every peer has a process of its own."""
-    workers = {peer: Worker(partial(_Server, peer)) for peer in peers}
     found = []
-    for clients in loads:
-        turns: dict[Peer, list[tuple[np.ndarray, float]]] = {peer: [] for peer in peers}
-        for _ in range(_TURNS):
-            for peer, worker in workers.items():
-                tell(f"{peer.title}, {clients} at once")
-                turns[peer].append(worker(max(1, calls // _TURNS // clients), clients))
-        for peer, measured in turns.items():
-            seconds, durations = zip(*measured, strict=True)
-            found.append(Latency(peer.title, clients, np.concatenate(seconds), sum(durations)))
-    for worker in workers.values():
-        worker.__exit__(None, None, None)
+    with ExitStack() as stack:
+        workers = {peer: stack.enter_context(Worker(partial(_Server, peer))) for peer in peers}
+        for clients in loads:
+            turns: dict[Peer, list[tuple[np.ndarray, float]]] = {peer: [] for peer in peers}
+            for _ in range(_TURNS):
+                for peer, worker in workers.items():
+                    tell(f"{peer.title}, {clients} at once")
+                    turns[peer].append(worker(max(1, calls // _TURNS // clients), clients))
+            for peer, measured in turns.items():
+                seconds, durations = zip(*measured, strict=True)
+                found.append(Latency(peer.title, clients, np.concatenate(seconds), sum(durations)))
     return found
 
 
