@@ -15,7 +15,7 @@ from fastvision.convert.layers import is_ours, operator_name, replacement
 from fastvision.convert.runs import Run, find_runs, obstacle
 from fastvision.convert.sequential import FusedForward, flatten, runs_its_children
 from fastvision.convert.traced import TracedForward, calls_convolutions, chains_of, is_candidate, trace
-from fastvision.convert.tracing import UntraceableError
+from fastvision.convert.tracing import Trace, UntraceableError
 
 REPLACED = "replaced"
 REPLACEABLE = "replaceable"
@@ -87,7 +87,8 @@ class _Explanation:
         if module in self._seen:
             return
         self._seen.add(module)
-        formulas = _formula_rows(module, self._names[module])
+        found = _traced(module)
+        formulas = _formula_rows(module, found.graph, self._names[module]) if isinstance(found, Trace) else []
         yield from formulas
         if module in self._runs:
             yield from self._runs[module]
@@ -100,7 +101,7 @@ class _Explanation:
         elif _runs_as_one(module):
             yield from self._sequential_rows(module)
         else:
-            alone = self._read_forward(module)
+            alone = self._read_forward(module, found)
             for child in module.children():
                 yield from self.rows(child, alone)
 
@@ -116,15 +117,13 @@ class _Explanation:
                 yield from self.rows(step, _why_alone(layers, position))
             position += len(step.layers) if isinstance(step, Run) else 1
 
-    def _read_forward(self, module: nn.Module) -> str:
+    def _read_forward(self, module: nn.Module, found: Trace | UntraceableError | None) -> str:
         """Notes what the forward of a module does with its convolutions; why other layers are in no run."""
         forward = f"{stock_type(module).__name__}.forward"
-        if not (is_candidate(module) and calls_convolutions(module)):
+        if found is None or not calls_convolutions(module):
             return f"is called by {forward}, which calls no Conv2d"
-        try:
-            found = trace(module)
-        except UntraceableError as error:
-            return f"is called by {forward}, which {error}"
+        if isinstance(found, UntraceableError):
+            return f"is called by {forward}, which {found}"
         for chain in chains_of(found):
             convolution = chain.layers[0]
             if chain.length == 1:
@@ -138,14 +137,18 @@ class _Explanation:
         return f"is in no run of {forward} that starts with a Conv2d"
 
 
-def _formula_rows(module: nn.Module, name: str) -> list[Row]:
-    """Rows of what the forward of a module computes of latents, and of what looks like it."""
+def _traced(module: nn.Module) -> Trace | UntraceableError | None:
+    """Of a forward in which something may be replaced, or why that can't be traced."""
     if not is_candidate(module):
-        return []
+        return None
     try:
-        graph = trace(module).graph
-    except UntraceableError:
-        return []  # which is said of the module's layers
+        return trace(module)
+    except UntraceableError as error:
+        return error
+
+
+def _formula_rows(module: nn.Module, graph: Graph, name: str) -> list[Row]:
+    """Rows of what the forward of a module computes of latents, and of what looks like it."""
     converted = isinstance(module, TracedForward)
     rng = module._rng if converted else "philox"
     replaced = {id(match.root): matches for matches in eager_groups(graph, rng) for match in matches}
