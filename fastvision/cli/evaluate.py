@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastvision.data import ImageDataset, SequenceDataset
+from fastvision.data import ImageDataset, Samples
 from fastvision.training.image_rows import draw_image_rows
 from fastvision.training.loop import Precision, predict
 from fastvision.training.pictures import draw_predictions
@@ -26,9 +26,7 @@ COLUMNS = 12
 SAMPLES = 36
 
 
-def run(
-    trained: Trained, dataset: ImageDataset | SequenceDataset, out: Path, precision: Precision, seed: int, as_json: bool
-) -> None:
+def run(trained: Trained, dataset: Samples, out: Path, precision: Precision, seed: int, as_json: bool) -> None:
     """Evaluates on `dataset`, writes the pictures into `out`, a directory that exists, and prints.
 
     Raises:
@@ -42,15 +40,16 @@ def run(
         print(json.dumps(facts | {"pictures": [str(picture) for picture in pictures]}, indent=2))
         return
     console = Console()
-    noun = "images" if trained.reads_images else "sequences"
-    console.print(f"{trained.title} on {len(dataset):,} {noun} of {dataset.name}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{trained.title} on {len(dataset):,} {dataset.noun} of {dataset.name}", highlight=False, soft_wrap=True
+    )
     console.print(table)
     for picture in pictures:
         console.print(str(picture), highlight=False, soft_wrap=True)
 
 
 def _classifier(
-    trained: Trained, dataset: ImageDataset | SequenceDataset, out: Path, precision: Precision, seed: int
+    trained: Trained, dataset: Samples, out: Path, precision: Precision, seed: int
 ) -> tuple[ClassificationReport, Table, list[Path]]:
     scores = predict(trained.model, dataset, precision)
     report = classification_report(scores, dataset)

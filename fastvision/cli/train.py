@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from fastvision import training
-from fastvision.data import ImageDataset, SequenceDataset, folds
+from fastvision.data import Samples, SequenceDataset, folds
 from fastvision.training.augmented import draw_augmented
 from fastvision.training.curves import draw_curves
 from fastvision.training.loop import EpochResult, Evaluation
@@ -40,9 +40,6 @@ class Plan:
     processes: Processes = ALONE
 
 
-Samples = ImageDataset | SequenceDataset
-
-
 def run(plan: Plan, train_set: Samples, test_set: Samples) -> Evaluation:
     """Trains, shows progress, writes the checkpoints and ``curves.png``, and judges the best epoch by `test_set`.
 
@@ -66,7 +63,7 @@ def run(plan: Plan, train_set: Samples, test_set: Samples) -> Evaluation:
         _train(console, session, plan, log)
     best = session.evaluate_best(test_set)
     console.print(
-        f"Best: epoch {session.best_epoch + 1}; on the {len(test_set):,} test {_noun(test_set)} "
+        f"Best: epoch {session.best_epoch + 1}; on the {len(test_set):,} test {test_set.noun} "
         f"{standing(best.loss, best.accuracy)}. Checkpoints and curves: {out}",
         highlight=False,
         soft_wrap=True,
@@ -108,10 +105,6 @@ def standing(loss: float, accuracy: float | None) -> str:
     return f"loss {loss:.3f}  accuracy {accuracy:.1%}"
 
 
-def _noun(dataset: Samples) -> str:
-    return "sequences" if isinstance(dataset, SequenceDataset) else "images"
-
-
 def _describe(console: Console, session: Session, test_set: Samples) -> None:
     if isinstance(test_set, SequenceDataset):
         shape = f"{test_set.features} features a step"
@@ -119,7 +112,7 @@ def _describe(console: Console, session: Session, test_set: Samples) -> None:
         channels, height, width = test_set.image_shape
         shape = f"{height}x{width}, {channels} channel{'s' * (channels > 1)}"
     console.print(
-        f"{session.train_set.name}: {len(session.train_set):,} {_noun(test_set)} to train, "
+        f"{session.train_set.name}: {len(session.train_set):,} {test_set.noun} to train, "
         f"{len(session.validation_set):,} to judge each epoch, {len(test_set):,} to test; {shape}, "
         f"{len(test_set.classes)} classes",
         highlight=False,

@@ -5,13 +5,14 @@ from fastvision.data.dataset import DataError, ImageDataset, batches, folds, res
 from fastvision.data.folders import load_image_folders
 from fastvision.data.idx import load_idx, read_idx
 from fastvision.data.image_files import read_image
-from fastvision.data.sequences import SequenceDataset, load_ts, read_ts
+from fastvision.data.sequences import Samples, SequenceDataset, load_ts, read_ts
 from fastvision.data.sources import FASHION_CLASSES, load, load_digits, load_fashion_mnist, load_mnist_5k
 
 __all__ = [
     "FASHION_CLASSES",
     "DataError",
     "ImageDataset",
+    "Samples",
     "SequenceDataset",
     "batches",
     "folds",

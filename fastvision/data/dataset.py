@@ -28,6 +28,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         DataError: Where the images and labels don't fit together.
     """
 
+    noun = "images"
+
     def __init__(self, name: str, images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
         if images.dim() != 4 or images.dtype != torch.uint8:
             raise DataError(

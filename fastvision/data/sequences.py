@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import Dataset
 
-from fastvision.data.dataset import DataError
+from fastvision.data.dataset import DataError, ImageDataset
 
 TRAIN_ENDING, TEST_ENDING = "_TRAIN.ts", "_TEST.ts"
 
@@ -29,6 +29,8 @@ class SequenceDataset(Dataset[tuple[PackedSequence, Tensor]]):
     Raises:
         DataError: Where the sequences and labels don't fit together.
     """
+
+    noun = "sequences"
 
     def __init__(self, name: str, sequences: Sequence[Tensor], labels: Tensor, classes: Sequence[str]) -> None:
         self.features = sequences[0].shape[-1] if sequences else 0
@@ -75,6 +77,9 @@ class SequenceDataset(Dataset[tuple[PackedSequence, Tensor]]):
         return SequenceDataset(
             self.name, [self.sequences[i] for i in chosen.tolist()], self.labels[chosen], self.classes
         )
+
+
+Samples = ImageDataset | SequenceDataset
 
 
 def has_ts_files(directory: Path) -> bool:

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastvision.data import ImageDataset, SequenceDataset, batches
+from fastvision.data import Samples, batches
 from fastvision.training.objectives import Judgement, Objective, classification
 from fastvision.training.optimizers import OptimizerName, build_optimizer, matrices
 from fastvision.training.processes import ALONE, Processes
@@ -69,7 +68,7 @@ class Evaluation:
     accuracy: float | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Mean:
     """The mean loss and the accuracy of the images judged so far."""
 
@@ -77,19 +76,19 @@ class _Mean:
     loss_sum: float = 0.0
     recognised: int | None = None
 
-    def add(self, judgement: Judgement, images: int, processes: Processes) -> float:
-        """A judgement on this process's share of `images`; returns the mean loss of them all."""
+    @classmethod
+    def of(cls, judgement: Judgement, images: int, processes: Processes) -> "_Mean":
+        """Of so many images, after a judgement on this process's share of them."""
         share = processes.share_of(images)
         judges = judgement.recognised is not None
         recognised = judgement.recognised.item() if judges and share else 0
-        loss_sum, recognised = processes.sum(
-            torch.tensor([judgement.loss.item() * share, recognised], dtype=torch.float64)
-        ).tolist()
-        self.images += images
-        self.loss_sum += loss_sum
-        if judges:
-            self.recognised = (self.recognised or 0) + int(recognised)
-        return loss_sum / images
+        sums = torch.tensor([judgement.loss.item() * share, recognised], dtype=torch.float64)
+        loss_sum, recognised = processes.sum(sums).tolist()
+        return cls(images, loss_sum, int(recognised) if judges else None)
+
+    def __add__(self, other: "_Mean") -> "_Mean":
+        recognised = None if other.recognised is None else (self.recognised or 0) + other.recognised
+        return _Mean(self.images + other.images, self.loss_sum + other.loss_sum, recognised)
 
     @property
     def loss(self) -> float:
@@ -136,7 +135,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        dataset: ImageDataset | SequenceDataset,
+        dataset: Samples,
         *,
         objective: Objective = classification,
         batch_size: int = 64,
@@ -218,13 +217,11 @@ class Trainer:
         """One optimiser step; the mean is of the model before it."""
         with autocast(labels.device, self.precision):
             judgement = self.objective(self._parallel, images, labels)
-        before = copy(self._mean)
-        total = min(self.batch_size, len(self.dataset) - before.images)
-        mean_loss = self._mean.add(judgement, total, self.processes)
-        if not math.isfinite(mean_loss):
-            self._mean = before
+        total = min(self.batch_size, len(self.dataset) - self._mean.images)
+        batch = _Mean.of(judgement, total, self.processes)
+        if not math.isfinite(batch.loss):
             raise DivergedError(
-                f"the loss is {mean_loss} in epoch {self.epochs_done + 1} after {before.images} images: "
+                f"the loss is {batch.loss} in epoch {self.epochs_done + 1} after {self._mean.images} images: "
                 "a smaller learning rate may help"
             )
         # Gradients are averaged over the processes, whose shares differ in size.
@@ -234,11 +231,12 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        self._mean += batch
 
 
 def fit(
     model: nn.Module,
-    dataset: ImageDataset,
+    dataset: Samples,
     epochs: int,
     *,
     objective: Objective = classification,
@@ -250,7 +248,7 @@ def fit(
     return [trainer.run_epoch(on_batch) for _ in range(epochs)]
 
 
-def predict(model: nn.Module, dataset: ImageDataset | SequenceDataset, precision: Precision = "fp32") -> Tensor:
+def predict(model: nn.Module, dataset: Samples, precision: Precision = "fp32") -> Tensor:
     """The scores ``(N, classes)`` of every image, float32 on the CPU, computed with the model in eval mode.
 
     `precision` is as in :class:`Trainer`.
@@ -267,7 +265,7 @@ def predict(model: nn.Module, dataset: ImageDataset | SequenceDataset, precision
 
 def evaluate(
     model: nn.Module,
-    dataset: ImageDataset | SequenceDataset,
+    dataset: Samples,
     objective: Objective = classification,
     seed: int = 0,
     precision: Precision = "fp32",
@@ -286,11 +284,11 @@ def evaluate(
         torch.manual_seed(processes.seed(seed))
         for images, labels in batches(dataset, EVALUATION_BATCH_SIZE, part=(processes.rank, processes.count)):
             total = min(EVALUATION_BATCH_SIZE, len(dataset) - mean.images)
-            mean.add(objective(model, images.to(device), labels.to(device)), total, processes)
+            mean += _Mean.of(objective(model, images.to(device), labels.to(device)), total, processes)
     return Evaluation(mean.loss, mean.accuracy)
 
 
-def check_not_empty(function: str, dataset: ImageDataset | SequenceDataset) -> None:
+def check_not_empty(function: str, dataset: Samples) -> None:
     if len(dataset) == 0:
         raise ValueError(f"{function}: dataset: expected at least one image, got none in '{dataset.name}'")
 

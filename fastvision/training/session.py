@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastvision.data import ImageDataset, SequenceDataset, split
+from fastvision.data import Samples, split
 from fastvision.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from fastvision.training.loop import DivergedError, EpochResult, Evaluation, Progress, Trainer, evaluate
 from fastvision.training.objectives import classification, negative_elbo
@@ -56,7 +56,7 @@ class Session:
     def __init__(
         self,
         settings: Settings,
-        dataset: ImageDataset | SequenceDataset,
+        dataset: Samples,
         directory: Path,
         device: torch.device | str = "cpu",
         augment: Callable[[Tensor], Tensor] | None = None,
@@ -150,12 +150,12 @@ class Session:
         """Index of the first epoch with the smallest loss on the validation images."""
         return min(range(len(self.history)), key=lambda index: self.history[index].loss)
 
-    def evaluate_best(self, dataset: ImageDataset | SequenceDataset) -> Evaluation:
+    def evaluate_best(self, dataset: Samples) -> Evaluation:
         """Loss and accuracy on `dataset` of the model with the best epoch's weights, which it keeps."""
         self.model.load_state_dict(load_checkpoint(self.directory / BEST)["model"])
         return self.evaluate(dataset)
 
-    def evaluate(self, dataset: ImageDataset | SequenceDataset) -> Evaluation:
+    def evaluate(self, dataset: Samples) -> Evaluation:
         """Loss and accuracy on `dataset` of the model as it is."""
         return evaluate(
             self.model, dataset, self.objective, self.settings.seed, self.settings.precision, self.processes

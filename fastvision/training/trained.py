@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastvision.data import ImageDataset, SequenceDataset
+from fastvision.data import Samples
 from fastvision.training.checkpoint import CheckpointError, load_checkpoint
 from fastvision.training.loop import EVALUATION_BATCH_SIZE
 from fastvision.training.session import BEST, LAST, Epoch
@@ -63,7 +63,7 @@ class Trained:
         scores = [self.model(part.to(device)) for part in images.split(EVALUATION_BATCH_SIZE)]
         return torch.cat(scores).softmax(-1).cpu()
 
-    def check_fits(self, dataset: ImageDataset | SequenceDataset) -> None:
+    def check_fits(self, dataset: Samples) -> None:
         """Raises ValueError where the images or classes are not of the kind that the model was trained on."""
         noun = "images" if self.reads_images else "sequences"
         for what, found, expected in (
