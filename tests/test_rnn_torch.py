@@ -217,6 +217,16 @@ def test_autocast_gives_stocks_dtypes(name, with_state):
         assert flat(ours(input))[0].dtype == torch.float32
 
 
+@pytest.mark.parametrize("kind", ["packed", "projected", "empty", "without oneDNN"])
+def test_autocast_of_an_lstm_that_is_not_onednns_gives_stocks_dtypes(kind):
+    options = {"proj_size": 3} if kind == "projected" else {}
+    ours, stock = fastvision.nn.LSTM(4, 6, **options), nn.LSTM(4, 6, **options)
+    input = packed("sorted", (5, 3)) if kind == "packed" else torch.randn(5, 0 if kind == "empty" else 3, 4)
+    with torch.autocast("cpu", torch.bfloat16), torch.backends.mkldnn.flags(enabled=kind != "without oneDNN"):
+        dtypes = [[t.dtype for t in flat(module(input))] for module in (ours, stock)]
+    assert dtypes[0] == dtypes[1]
+
+
 @by_sequence
 def test_autocast_takes_any_input_dtype(name):
     with torch.autocast("cpu", torch.bfloat16):

@@ -21,9 +21,14 @@ constexpr int64_t kMaxStepsUnpacked = 4;
 constexpr int64_t kMaxRowsInLanes = 64;
 // Fewer rows in a layer's whole input are not worth packing its weights.
 constexpr int64_t kMinRowsToPack = 16;
-// Fewer steps of one sequence are not worth packing the hidden state's: read in one stream they take 0.85 to 0.9 of a
-// step's time, and packing costs as much as 50 steps gain (Zen 3, 128 to 512 units).
+// Fewer steps of one sequence are not worth packing the hidden state's: read in one stream they take 0.65 to 0.85 of a
+// step's time (AVX-512), and packing costs as much as 8 to 25 steps gain (Zen 5, 128 to 512 units). Without AVX-512 it
+// gains less, 0.85 to 0.9, and costs more, 50 steps (Zen 3).
+#if defined(CPU_CAPABILITY_AVX512)
+constexpr int64_t kMinStepsToPack = 16;
+#else
 constexpr int64_t kMinStepsToPack = 64;
+#endif
 // Sums of the inputs' products that wait for their step: so many stay in the L2 cache. They may be half as many as the
 // input's weights, which are read once for all of them, but not more than the L3 cache keeps (Zen 3, 512 units: 16 rows
 // of an LSTM in 0.75, 64 rows in 0.86 of the time).
