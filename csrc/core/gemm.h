@@ -24,15 +24,17 @@ struct Product {
   const float* vectors;  // [channel][vector]
   int64_t vector_stride;
   int64_t channels;
-  int64_t max_chain;  // products added in a row into one register: short sums keep the rounding error small
-  float* sums;        // [row][vector], of the chains before the last; null where there is only one
+  int64_t max_chain;   // products added in a row into one register: short sums keep the rounding error small
+  int64_t max_chains;  // sums of chains added in a row, for the same reason
+  float* sums;         // [row][vector], of the chains before the last; null where there is only one
 };
 
-// The last chain's sums go to finish(row, vector, sum), whose row counts from `first_row`.
-template <int Rows, int Vectors, class Finish>
+template <int Rows, int Vectors>
+using Sums = Vec[Rows][Vectors];
+
+template <int Rows, int Vectors>
 inline FASTVISION_INLINE void multiply_chain(const Product& p, int64_t first_row, int64_t begin, int64_t end,
-                                             const Finish& finish) {
-  Vec sum[Rows][Vectors];
+                                             Sums<Rows, Vectors>& sum) {
   unroll<Rows * Vectors>([&](auto i) FASTVISION_INLINE { sum[i / Vectors][i % Vectors] = Vec(0.f); });
   const float* rows = p.rows + first_row * p.row_stride;
   const float* vectors = p.vectors + begin * p.vector_stride;
@@ -45,18 +47,45 @@ inline FASTVISION_INLINE void multiply_chain(const Product& p, int64_t first_row
       unroll<Vectors>([&](auto v) FASTVISION_INLINE { sum[row][v] = at::vec::fmadd(x, w[v], sum[row][v]); });
     });
   }
-  const auto earlier = [&](int i) FASTVISION_INLINE { return p.sums + (first_row * Vectors + i) * kLanes; };
-  if (begin > 0) {
-    unroll<Rows * Vectors>([&](auto i) FASTVISION_INLINE {
-      Vec& s = sum[i / Vectors][i % Vectors];
-      s = Vec::loadu(earlier(i)) + s;
-    });
-  }
-  if (end == p.channels) {
-    unroll<Rows * Vectors>(
-        [&](auto i) FASTVISION_INLINE { finish(first_row + i / Vectors, i % Vectors, sum[i / Vectors][i % Vectors]); });
-  } else {
-    unroll<Rows * Vectors>([&](auto i) FASTVISION_INLINE { sum[i / Vectors][i % Vectors].store(earlier(i)); });
+}
+
+template <int Rows, int Vectors>
+inline FASTVISION_INLINE void add_stored(const float* stored, Sums<Rows, Vectors>& sum) {
+  unroll<Rows * Vectors>([&](auto i) FASTVISION_INLINE {
+    Vec& s = sum[i / Vectors][i % Vectors];
+    s = Vec::loadu(stored + i * kLanes) + s;
+  });
+}
+
+template <int Rows, int Vectors>
+inline FASTVISION_INLINE void store(const Sums<Rows, Vectors>& sum, float* target) {
+  unroll<Rows * Vectors>([&](auto i) FASTVISION_INLINE { sum[i / Vectors][i % Vectors].store(target + i * kLanes); });
+}
+
+// `Rows` rows: chains one after the other, their sums in groups. The last sums go to finish(row, vector, sum).
+template <int Rows, int Vectors, class Finish>
+inline FASTVISION_INLINE void multiply_group(const Product& p, int64_t first_row, const Finish& finish) {
+  const auto total = [&]() FASTVISION_INLINE { return p.sums + first_row * Vectors * kLanes; };
+  float group[Rows * Vectors * kLanes];
+  const int64_t group_size = p.max_chain * p.max_chains;
+  for (int64_t begin = 0; begin < p.channels; begin += p.max_chain) {
+    const int64_t end = std::min(begin + p.max_chain, p.channels), in_group = begin % group_size;
+    Sums<Rows, Vectors> sum;
+    multiply_chain<Rows, Vectors>(p, first_row, begin, end, sum);
+    if (in_group > 0) add_stored<Rows, Vectors>(group, sum);
+    const bool is_last = end == p.channels;
+    if (!is_last && in_group + p.max_chain < group_size) {
+      store<Rows, Vectors>(sum, group);
+      continue;
+    }
+    if (begin >= group_size) add_stored<Rows, Vectors>(total(), sum);
+    if (is_last) {
+      unroll<Rows * Vectors>([&](auto i) FASTVISION_INLINE {
+        finish(first_row + i / Vectors, i % Vectors, sum[i / Vectors][i % Vectors]);
+      });
+    } else {
+      store<Rows, Vectors>(sum, total());
+    }
   }
 }
 
@@ -66,9 +95,7 @@ __attribute__((noinline)) void multiply(const Product& product, int64_t first_ro
                                         const Finish& finish) {
   const Product p = product;
   for (int64_t i = 0; i < groups; ++i, first_row += Rows) {
-    for (int64_t begin = 0; begin < p.channels; begin += p.max_chain) {
-      multiply_chain<Rows, Vectors>(p, first_row, begin, std::min(begin + p.max_chain, p.channels), finish);
-    }
+    multiply_group<Rows, Vectors>(p, first_row, finish);
   }
 }
 

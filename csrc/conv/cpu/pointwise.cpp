@@ -115,6 +115,7 @@ class UnitWorker {
                           panel.channel_stride,
                           p_.in_channels,
                           kMaxChain,
+                          p_.in_channels,
                           sums_.data()};
     const float* scale = tensors_.scale ? tensors_.scale + first_channel : nullptr;
     const T* bias = tensors_.bias ? static_cast<const T*>(tensors_.bias) + first_channel : nullptr;

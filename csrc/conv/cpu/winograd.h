@@ -55,17 +55,7 @@ struct WinogradConvolution {
   const StripSource& source;  // of plan.direct
   void* output;
   uint8_t* selection;  // null in inference
-  int64_t max_chain;   // products added in a row: short sums keep the rounding error small
 };
-
-// Error in multiples of the direct kernel's, 64 channels: 2.9 for chains of 32 products, 2.6 for 16, 2.4 for 8; each
-// step costs 5 % of the time. Without AVX-512 stock's own error is larger, but not that of its input gradient.
-#if defined(CPU_CAPABILITY_AVX512)
-constexpr int64_t kForwardChain = 16;
-#else
-constexpr int64_t kForwardChain = 32;
-#endif
-constexpr int64_t kBackwardChain = 8;
 
 void run(const WinogradConvolution& work, const Layer& layer, Context& context);
 

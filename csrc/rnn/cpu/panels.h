@@ -40,7 +40,7 @@ void pack_panels(const void* const* rows, int64_t count, int64_t column, int64_t
 template <class Finish>
 void multiply_panel(const float* left, int64_t left_stride, int64_t rows, const float* panel, int64_t depth,
                     const Finish& finish) {
-  multiply_rows<2>({left, left_stride, panel, kPanel, depth, depth, nullptr}, rows, finish);
+  multiply_rows<2>({left, left_stride, panel, kPanel, depth, depth, 1, nullptr}, rows, finish);
 }
 
 }  // namespace fastvision
