@@ -16,14 +16,29 @@ namespace {
 
 struct PreparedCall {
   c10::OperatorHandle op;
-  size_t tensors;
+  std::vector<bool> is_list;  // of the arguments that a call passes: a list of tensors, or a tensor
   std::vector<c10::IValue> options;
   py::object otherwise;
 };
 
 constexpr const char* kCapsule = "fastvision.PreparedCall";
 
-bool append_tensor(PyObject* argument, c10::Stack& stack) {
+bool append_list(PyObject* const* items, Py_ssize_t count, c10::Stack& stack) {
+  c10::List<at::Tensor> tensors;
+  tensors.reserve(count);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    if (!THPVariable_CheckExact(items[i])) return false;
+    tensors.push_back(THPVariable_Unpack(items[i]));
+  }
+  stack.emplace_back(std::move(tensors));
+  return true;
+}
+
+bool append_argument(PyObject* argument, bool is_list, c10::Stack& stack) {
+  if (is_list) {
+    return (PyList_CheckExact(argument) || PyTuple_CheckExact(argument)) &&
+           append_list(PySequence_Fast_ITEMS(argument), PySequence_Fast_GET_SIZE(argument), stack);
+  }
   if (argument == Py_None) {
     stack.emplace_back();
     return true;
@@ -34,12 +49,12 @@ bool append_tensor(PyObject* argument, c10::Stack& stack) {
 }
 
 // False where the call is not a plain one.
-bool append_tensors(const PreparedCall& prepared, PyObject* const* arguments, size_t count, c10::Stack& stack) {
-  if (count != prepared.tensors || at::impl::torch_function_mode_enabled()) {
+bool append_arguments(const PreparedCall& prepared, PyObject* const* arguments, size_t count, c10::Stack& stack) {
+  if (count != prepared.is_list.size() || at::impl::torch_function_mode_enabled()) {
     return false;
   }
   for (size_t i = 0; i < count; ++i) {
-    if (!append_tensor(arguments[i], stack)) return false;
+    if (!append_argument(arguments[i], prepared.is_list[i], stack)) return false;
   }
   return true;
 }
@@ -58,7 +73,7 @@ PyObject* call(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   const auto& prepared = *static_cast<const PreparedCall*>(PyCapsule_GetPointer(self, kCapsule));
   c10::Stack stack;
   stack.reserve(count + prepared.options.size());
-  if (!append_tensors(prepared, arguments, count, stack)) {
+  if (!append_arguments(prepared, arguments, count, stack)) {
     return PyObject_Vectorcall(prepared.otherwise.ptr(), arguments, count, nullptr);
   }
   stack.insert(stack.end(), prepared.options.begin(), prepared.options.end());
@@ -77,8 +92,11 @@ PyMethodDef method{"prepared_call", reinterpret_cast<PyCFunction>(reinterpret_ca
 
 py::object prepare_call(const std::string& name, size_t tensors, const py::dict& options, py::function otherwise) {
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "");
-  auto prepared = std::make_unique<PreparedCall>(PreparedCall{op, tensors, {}, std::move(otherwise)});
+  auto prepared = std::make_unique<PreparedCall>(PreparedCall{op, {}, {}, std::move(otherwise)});
   const auto& arguments = op.schema().arguments();
+  for (size_t i = 0; i < tensors; ++i) {
+    prepared->is_list.push_back(arguments[i].type()->kind() == c10::TypeKind::ListType);
+  }
   for (size_t i = tensors; i < arguments.size(); ++i) {
     const auto& argument = arguments[i];
     prepared->options.push_back(

@@ -7,7 +7,7 @@
 
 namespace fastvision {
 
-// A function of the operator's first `tensors` arguments, each a Tensor or None, that calls it with `options` for the
+// A function of the operator's first `tensors` arguments, each a Tensor, None or a list of Tensors, that calls it with `options` for the
 // others. It goes through the dispatcher as torch.ops does, but converts options once and looks at no overloads.
 // Whatever torch.ops treats specially (subclasses of Tensor, torch function modes) and wrong arguments
 // it hands to `otherwise`.

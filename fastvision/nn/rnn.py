@@ -7,6 +7,7 @@ options zoneout and recurrent_dropout (`fastvision.nn.regularized`), which are o
 inference from weights in fewer bits (`fastvision.nn.storage`).
 """
 
+from functools import lru_cache
 from operator import is_
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from fastvision._calls import PreparedCall
 from fastvision.nn import dynamo
 from fastvision.nn.parameters import tensor_of
 from fastvision.nn.regularized import Regularized
@@ -22,6 +24,13 @@ from fastvision.ops.rnn import gru_cell, lstm_cell
 
 _lstm = torch.ops.fastvision.lstm.default
 _gru = torch.ops.fastvision.gru.default
+_OPTIONS = ("has_biases", "num_layers", "dropout", "train", "bidirectional", "batch_first")
+
+
+@lru_cache(maxsize=256)
+def _prepared(operator: torch._ops.OpOverload, *options: Any) -> PreparedCall:
+    """lstm or gru of an input, states and weights: in a short sequence, half of the time went into arguments."""
+    return PreparedCall(operator, 3, **dict(zip(_OPTIONS, options, strict=True)))
 
 
 def _is_recorded(module: Regularized, input: Any) -> bool:
@@ -85,6 +94,11 @@ class _Sequences(Regularized, StoredRnnWeights):
             self._update_flat_weights()
         return self._flat_weights
 
+    def _call(self, operator, input, hx, weights, batch_first, batch_sizes):
+        if batch_sizes is None and not torch.compiler.is_compiling():
+            return _prepared(operator, *self._options(), batch_first)(input, hx, weights)
+        return operator(input, hx, weights, *self._options(), batch_first, batch_sizes)
+
     def _options(self) -> tuple:
         return self.bias, self.num_layers, self.dropout, self.training, self.bidirectional
 
@@ -143,7 +157,7 @@ class LSTM(_Sequences, nn.LSTM):
             return output, (hy, cy)
         if self._storage is not None and (results := self._run_stored(weights, input, hx, batch_first, batch_sizes)):
             return results
-        output, hy, cy = _lstm(input, hx, weights, *self._options(), batch_first, batch_sizes)
+        output, hy, cy = self._call(_lstm, input, hx, weights, batch_first, batch_sizes)
         return output, (hy, cy)
 
 
@@ -184,7 +198,7 @@ class GRU(_Sequences, nn.GRU):
             return self._regularized_sequences(input, hx, weights, batch_first, batch_sizes)[:2]
         if self._storage is not None and (results := self._run_stored(weights, input, [hx], batch_first, batch_sizes)):
             return results[0], results[1][0]
-        return _gru(input, hx, weights, *self._options(), batch_first, batch_sizes)
+        return self._call(_gru, input, hx, weights, batch_first, batch_sizes)
 
 
 def _cell_parameters(cell: nn.RNNCellBase) -> tuple[Tensor | None, ...]:
