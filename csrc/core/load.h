@@ -56,13 +56,14 @@ inline FASTVISION_INLINE void sum_lanes(const Vec (&v)[Count], float (&sums)[Cou
 #endif
 }
 
-// The same for kLanes vectors, the sum of v[i] in lane i. Pairs of vectors are added half by half, quarter by quarter
-// and so on, which is a third of the work of turning them round.
-inline FASTVISION_INLINE Vec sums_of_lanes(const Vec (&v)[kLanes]) {
+// The same for the vectors v(0), v(1) ... v(kLanes - 1): the sum of v(i) in lane i. Pairs of vectors are added half by
+// half, quarter by quarter and so on, which is a third of the work of turning them round.
+template <class Load>
+inline FASTVISION_INLINE Vec sums_of_lanes(const Load& v) {
 #if defined(CPU_CAPABILITY_AVX512)
   __m512 eight[8], four[4], two[2];
   unroll<8>([&](auto i) FASTVISION_INLINE {
-    const __m512 a = v[i], b = v[i + 8];
+    const __m512 a = v(i), b = v(i + 8);
     eight[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e));
   });
   unroll<4>([&](auto i) FASTVISION_INLINE {
@@ -78,7 +79,7 @@ inline FASTVISION_INLINE Vec sums_of_lanes(const Vec (&v)[kLanes]) {
 #elif defined(CPU_CAPABILITY_AVX2)
   __m256 four[4], two[2];
   unroll<4>([&](auto i) FASTVISION_INLINE {
-    const __m256 a = v[i], b = v[i + 4];
+    const __m256 a = v(i), b = v(i + 4);
     four[i] = _mm256_add_ps(_mm256_blend_ps(a, b, 0xf0), _mm256_permute2f128_ps(a, b, 0x21));
   });
   unroll<2>([&](auto i) FASTVISION_INLINE {
@@ -88,9 +89,12 @@ inline FASTVISION_INLINE Vec sums_of_lanes(const Vec (&v)[kLanes]) {
   return _mm256_add_ps(_mm256_blend_ps(two[0], two[1], 0xaa),
                        _mm256_permute_ps(_mm256_blend_ps(two[1], two[0], 0xaa), 0xb1));
 #else
-  float sums[kLanes];
-  static_assert(kLanes % 4 == 0);
-  sum_lanes(v, sums);
+  float sums[kLanes]{};
+  for (int i = 0; i < kLanes; ++i) {
+    float lanes[kLanes];
+    v(i).store(lanes);
+    for (const float lane : lanes) sums[i] += lane;
+  }
   return Vec::loadu(sums);
 #endif
 }

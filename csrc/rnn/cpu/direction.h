@@ -67,13 +67,19 @@ class Direction {
     });
   }
 
-  // The same for one row from the weights as they are.
-  void project_in_place(int64_t block, const float* input, float* sums) const {
-    visit_storage([&]<class W>() FASTVISION_INLINE {
-      unroll<kGates>([&](auto gate) FASTVISION_INLINE {
-        const Vec sum = products<W>(weights_.input, weights_.input_scale, p_.input_size, gate, block, input);
-        (sum + Vec::loadu(bias_ + block * kBlock + gate * kLanes)).store(sums + block * kBlock + gate * kLanes);
-      });
+  // One gate's products of a row of input, or of the hidden state, with a block of the weights as they are.
+  Vec input_products(int64_t gate, int64_t block, const float* input) const {
+    return products(weights_.input, weights_.input_scale, p_.input_size, gate, block, input);
+  }
+  Vec hidden_products(int64_t gate, int64_t block, const float* hidden) const {
+    return products(weights_.hidden, weights_.hidden_scale, hidden_, gate, block, hidden);
+  }
+
+  // To the sums that `project` gives, from products of the input.
+  void add_bias(int64_t block, float* sums) const {
+    unroll<kGates>([&](auto gate) FASTVISION_INLINE {
+      const int64_t at = block * kBlock + gate * kLanes;
+      (Vec::loadu(sums + at) + Vec::loadu(bias_ + at)).store(sums + at);
     });
   }
 
@@ -106,14 +112,11 @@ class Direction {
     update(sum, input_of_n(s, 0, block), s, 0, block);
   }
 
-  void step_in_place(int64_t block, const Step& s, int64_t row) const {
-    const float* hidden = s.hidden + row * padded_size();
+  // The same where all products with the hidden state have been taken.
+  void step_from_products(int64_t block, const float* products, const Step& s, int64_t row) const {
     Vec sum[kGates];
-    visit_storage([&]<class W>() FASTVISION_INLINE {
-      unroll<kGates>([&](auto gate) FASTVISION_INLINE {
-        sum[gate] = Vec::loadu(initial_sum(s, row, block, gate)) +
-                    products<W>(weights_.hidden, weights_.hidden_scale, hidden_, gate, block, hidden);
-      });
+    unroll<kGates>([&](auto gate) FASTVISION_INLINE {
+      sum[gate] = Vec::loadu(initial_sum(s, row, block, gate)) + Vec::loadu(products + block * kBlock + gate * kLanes);
     });
     update(sum, input_of_n(s, row, block), s, row, block);
   }
@@ -167,7 +170,7 @@ class Direction {
   // Calls f.template operator()<W>() with the type that the weights are stored as. A call for each block would cost a
   // small cell 5 % of its instructions, so fp32 is inlined.
   template <class F>
-  FASTVISION_INLINE void visit_storage(const F& f) const {
+  FASTVISION_INLINE decltype(auto) visit_storage(const F& f) const {
     if (p_.storage == RnnStorage::same && p_.dtype == DType::f32) return f.template operator()<float>();
     switch (p_.storage) {
       case RnnStorage::bf16:
@@ -194,13 +197,14 @@ class Direction {
     prefetch(packed + size + begin, (row + rows) * size / count - begin);
   }
 
-  // The products of a block's rows of one gate with x. A row's scale is a factor of its sum.
-  template <class W>
-  FASTVISION_INLINE Vec products(const void* weights, const float* scale, int64_t depth, int64_t gate, int64_t block,
-                                 const float* x) const {
+  // A row's scale is a factor of its sum.
+  Vec products(const void* weights, const float* scale, int64_t depth, int64_t gate, int64_t block,
+               const float* x) const {
     const int64_t row = gate * hidden_ + block * kLanes;
-    const Vec sums = dot_products(static_cast<const W*>(weights) + row * depth, depth, units(block), x);
-    return std::is_same_v<W, int8_t> ? sums * load_as_float(scale + row, units(block)) : sums;
+    return visit_storage([&]<class W>() FASTVISION_INLINE {
+      const Vec sums = dot_products(static_cast<const W*>(weights) + row * depth, depth, units(block), x);
+      return std::is_same_v<W, int8_t> ? sums * load_as_float(scale + row, units(block)) : sums;
+    });
   }
 
   int64_t units(int64_t block) const { return std::min(kLanes, hidden_ - block * kLanes); }

@@ -145,34 +145,46 @@ class Forward {
     const int64_t width = direction.padded_size(), blocks = direction.blocks(), n = p_.batch;
     const int64_t sums_per_row = blocks * Dir::kBlock, steps = chunk(direction, n);
     float *states = allocate(3 * n * width), *sums = allocate(steps * n * sums_per_row);
+    float* products = packed_hidden ? nullptr : allocate(n * sums_per_row);
     float *const even = states, *const odd = states + n * width, *const cell = states + 2 * n * width;
     load_states(d, 0, n, width, even, cell);
     Rendezvous rendezvous(blocks);
     const auto run = [&](int64_t first, int64_t last) {
       FloatScratch converted(converted_floats(steps * n));
       for (int64_t i = 0; i < p_.steps; ++i) {
+        const int64_t t = step_at(d, i), row = offsets_[t];
+        float *hidden = i % 2 ? odd : even, *next = i % 2 ? even : odd;
+        const bool backwards = backwards_ != (i % 2 > 0);
+        const auto multiply_hidden = [&] {
+          if (packed_hidden) return;
+          for_each_part(first, last, backwards, [&](int64_t gate, int64_t block) {
+            for (int64_t b = 0; b < n; ++b) {
+              direction.hidden_products(gate, block, hidden + b * width)
+                  .store(products + b * sums_per_row + block * Dir::kBlock + gate * kLanes);
+            }
+          });
+        };
+        if (backwards) multiply_hidden();
         if (i % steps == 0) {
           const int64_t end = std::min(p_.steps, i + steps);
           project(direction, d, i, end, 0, n, packed_input, first, last, converted.data(), sums);
         }
-        const int64_t t = step_at(d, i), row = offsets_[t];
-        float *hidden = i % 2 ? odd : even, *next = i % 2 ? even : odd;
+        if (!backwards) multiply_hidden();
         const auto step = step_at_row(d, row, sums + i % steps * n * sums_per_row, hidden, next, cell);
-        // To and fro, so that what was read last is read first by the next step, from a nearer cache: 1 to 9 %.
         for (int64_t j = first; j < last; ++j) {
-          const int64_t block = i % 2 ? first + last - 1 - j : j;
+          const int64_t block = backwards ? first + last - 1 - j : j;
           if (packed_hidden) {
             direction.step_only_row(block, direction.packed_hidden(block), step);
           } else {
-            for (int64_t b = 0; b < n; ++b) direction.step_in_place(block, step, b);
+            for (int64_t b = 0; b < n; ++b) direction.step_from_products(block, products + b * sums_per_row, step, b);
           }
         }
         store_output(d, t, 0, n, width, next, first * kLanes, last * kLanes);
         if (i + 1 < p_.steps) rendezvous.meet(last - first, i + 1);
       }
     };
-    const int64_t products = n * Dir::kGates * p_.hidden_size * p_.hidden_size;
-    if (products >= kMinStepProducts && products * p_.steps >= kMinParallelProducts) {
+    const int64_t work = n * Dir::kGates * p_.hidden_size * p_.hidden_size;
+    if (work >= kMinStepProducts && work * p_.steps >= kMinParallelProducts) {
       context_.run_together(blocks, run);
     } else {
       run(0, blocks);
@@ -224,20 +236,43 @@ class Forward {
     if (!is_float()) {
       for (int64_t i = begin; i < end; i += steps) convert(rows(i), converted_rows(i));
     }
-    // A block of weights stays in the cache for all steps.
-    for (int64_t block = first_block; block < last_block; ++block) {
-      for (int64_t i = begin; i < end; i += steps) {
-        const Rows part = rows(i);
-        const FloatRows x = as_floats(part, converted_rows(i));
-        float* target = sums + (i - begin) * n * sums_per_row;
-        if (packed_input) {
-          direction.project(block, direction.packed_input(block), x.data, x.stride, part.count, target);
-        } else {
-          for (int64_t b = 0; b < part.count; ++b) {
-            direction.project_in_place(block, x.data + b * x.stride, target + b * sums_per_row);
-          }
+    if (packed_input) {
+      // A block of weights stays in the cache for all steps.
+      for (int64_t block = first_block; block < last_block; ++block) {
+        for (int64_t i = begin; i < end; i += steps) {
+          const FloatRows x = as_floats(rows(i), converted_rows(i));
+          direction.project(block, direction.packed_input(block), x.data, x.stride, rows(i).count,
+                            sums + (i - begin) * n * sums_per_row);
         }
       }
+      return;
+    }
+    const auto for_each_row = [&](auto&& f) {
+      for (int64_t i = begin; i < end; i += steps) {
+        const FloatRows x = as_floats(rows(i), converted_rows(i));
+        for (int64_t b = 0; b < rows(i).count; ++b) {
+          f(x.data + b * x.stride, sums + ((i - begin) * n + b) * sums_per_row);
+        }
+      }
+    };
+    for_each_part(first_block, last_block, backwards_, [&](int64_t gate, int64_t block) {
+      for_each_row([&](const float* x, float* target) {
+        direction.input_products(gate, block, x).store(target + block * Dir::kBlock + gate * kLanes);
+      });
+    });
+    for (int64_t block = first_block; block < last_block; ++block) {
+      for_each_row([&](const float*, float* target) { direction.add_bias(block, target); });
+    }
+  }
+
+  // f(gate, block) in the order in which weights that are not packed lie in memory: one stream, which the prefetcher
+  // follows.
+  template <class F>
+  static void for_each_part(int64_t first_block, int64_t last_block, bool backwards, const F& f) {
+    const int64_t blocks = last_block - first_block, parts = Dir::kGates * blocks;
+    for (int64_t i = 0; i < parts; ++i) {
+      const int64_t part = backwards ? parts - 1 - i : i;
+      f(part / blocks, first_block + part % blocks);
     }
   }
 
@@ -323,9 +358,17 @@ class Forward {
 
   float* allocate(int64_t floats) { return static_cast<float*>(context_.allocate(sizeof(float) * floats)); }
 
+  // Weights are read to and fro, from step to step and from call to call: what was read last is read first the next
+  // time, from a nearer cache (Zen 5, steps of 128, 256 and 512 units: 0.95, 0.85 and 0.83 of the time).
+  static bool turned() {
+    static thread_local bool backwards = true;
+    return backwards = !backwards;
+  }
+
   const RnnLayer& p_;
   const RnnForward& a_;
   Context& context_;
+  const bool backwards_ = turned();  // in the first step
   const int64_t* offsets_ = row_offsets(p_, context_);
 };
 
