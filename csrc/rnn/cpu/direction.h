@@ -192,7 +192,7 @@ class Direction {
   // L2 cache holds, or few tiles, wait for nothing (Zen 3, 64 rows of 512 units: 5 to 8 %).
   FASTVISION_INLINE void prefetch_next(const float* packed, int64_t depth, int64_t row, int64_t rows,
                                        int64_t count) const {
-    if (count < kMinRowsToPrefetch || hidden_ < kMinUnitsToPrefetch) return;
+    if (!kPrefetches || count < kMinRowsToPrefetch || hidden_ < kMinUnitsToPrefetch) return;
     const int64_t size = depth * kBlock, begin = row * size / count;
     prefetch(packed + size + begin, (row + rows) * size / count - begin);
   }

@@ -8,6 +8,19 @@
 
 namespace fastvision {
 
+// Weights that come next are asked for early. Zen 5 with AVX-512 fetches them by itself, and is 3 to 10 % slower if
+// told.
+#if defined(CPU_CAPABILITY_AVX512)
+constexpr bool kPrefetches = false;
+#else
+constexpr bool kPrefetches = true;
+#endif
+
+inline FASTVISION_INLINE void prefetch(const float* data, int64_t floats) {
+  constexpr int64_t kLine = 16;
+  for (int64_t i = 0; i < floats; i += kLine) __builtin_prefetch(data + i);
+}
+
 // Rows of the batch in registers at once, times three or four gates. Zen 3: 3 x 4 and 4 x 3 vectors leave one of
 // AVX2's 16 registers for the operand that changes fastest.
 template <int Gates>
@@ -137,19 +150,17 @@ inline FASTVISION_INLINE void add_products_of_only_row(Vec (&sum)[Gates], const 
 
 // Rows of weights that are read side by side. One after the other they are a single stream for the prefetcher (Zen 5
 // with AVX-512, 128 to 512 units: fp32 in 0.75 to 0.9 of the time of 8 rows, 16 bits and int8 in 0.6 to 0.9). AVX2
-// would wait for the conversion of x and of narrow weights, not for memory: 1.1 to 1.4.
-template <class W>
+// waits for loads of x and conversions sooner than for memory: 1.0 to 1.4.
+#if defined(CPU_CAPABILITY_AVX512)
 constexpr int kRowsSideBySide = 1;
-#if defined(CPU_CAPABILITY_AVX2)
-template <class W>
-  requires(!std::is_same_v<W, float>)
-constexpr int kRowsSideBySide<W> = kLanes / 2;
+#else
+constexpr int kRowsSideBySide = kLanes / 2;
 #endif
 
 // 2 * kLanes numbers in two vectors: for several rows of bf16 those at even and those at odd places, which is less
 // work.
 template <class W>
-constexpr bool kEvenAndOdd = kRowsSideBySide<W> > 1 && std::is_same_v<W, c10::BFloat16>;
+constexpr bool kEvenAndOdd = kRowsSideBySide > 1 && std::is_same_v<W, c10::BFloat16>;
 template <class W>
 inline FASTVISION_INLINE std::pair<Vec, Vec> load_weights(const W* source) {
   if constexpr (kEvenAndOdd<W>) {
@@ -166,15 +177,14 @@ inline FASTVISION_INLINE std::pair<Vec, Vec> load_as_weights(const float* x) {
 }
 
 // Four chains at least, which wait for nothing.
-template <class W>
-constexpr int kPairsOfChains = kRowsSideBySide<W> == 1 ? 2 : 1;
+constexpr int kPairsOfChains = kRowsSideBySide == 1 ? 2 : 1;
 
 // The products of rows with the first elements of x, whole turns of all chains, in vectors whose lanes are still to be
 // added.
-template <class W, int Rows = kRowsSideBySide<W>>
+template <class W, int Rows = kRowsSideBySide>
 inline FASTVISION_INLINE void multiply_side_by_side(const W* const (&row)[Rows], int64_t depth, const float* x,
                                                     float* sums) {
-  constexpr int kPairs = kPairsOfChains<W>;
+  constexpr int kPairs = kPairsOfChains;
   Vec first[kPairs][Rows], second[kPairs][Rows];
   unroll<kPairs * Rows>([&](auto i)
                             FASTVISION_INLINE { first[i / Rows][i % Rows] = second[i / Rows][i % Rows] = Vec(0.f); });
@@ -201,8 +211,8 @@ inline FASTVISION_INLINE void multiply_side_by_side(const W* const (&row)[Rows],
 // as they are: nothing is packed, and nothing can be out of date.
 template <class W>
 inline Vec dot_products(const W* weights, int64_t depth, int64_t units, const float* x) {
-  constexpr int kRows = kRowsSideBySide<W>;
-  const int64_t whole = depth - depth % (kPairsOfChains<W> * 2 * kLanes);
+  constexpr int kRows = kRowsSideBySide;
+  const int64_t whole = depth - depth % (kPairsOfChains * 2 * kLanes);
   alignas(64) float sums[kLanes * kLanes];  // no vectors: GCC 12 fills those with zeros first, by a slow instruction
   const W* next = weights;
   unroll<kLanes / kRows>([&](auto group) FASTVISION_INLINE {
