@@ -29,8 +29,19 @@ class Direction {
   // Of a row of states. The odd size keeps rows from meeting in the same cache sets.
   int64_t padded_size() const { return blocks_ * kLanes + 16; }
 
+  // Whether packed matrices hold pairs of bf16 numbers, and rows that are multiplied by them must. The products are
+  // exact in both cases; the state is rounded to bf16 for them, as stock's is.
+  static bool multiplies_pairs(const RnnLayer& p) {
+    const auto is_even = [](int64_t size) { return size % 2 == 0; };
+    return processor_multiplies_pairs() && p.dtype == DType::bf16 && p.storage == RnnStorage::same &&
+           is_even(p.input_size) && is_even(p.hidden_size) && is_even(p.input_row_stride) &&
+           is_even(p.input_step_stride);
+  }
+
   // Packs the input's matrix, or both, for which there must be packed_floats() floats.
-  int64_t packed_floats(bool both) const { return blocks_ * (p_.input_size + (both ? hidden_ : 0)) * kBlock; }
+  int64_t packed_floats(bool both) const {
+    return blocks_ * (floats(p_.input_size) + (both ? floats(hidden_) : 0)) * kBlock;
+  }
   void pack(float* packed, bool both, Context& context) {
     packed_ = packed;
     context.parallel_for(blocks_, [&](int64_t begin, int64_t end) {
@@ -40,9 +51,9 @@ class Direction {
       }
     });
   }
-  float* packed_input(int64_t block) const { return packed_ + block * p_.input_size * kBlock; }
+  float* packed_input(int64_t block) const { return packed_ + block * floats(p_.input_size) * kBlock; }
   float* packed_hidden(int64_t block) const {
-    return packed_ + blocks_ * p_.input_size * kBlock + block * hidden_ * kBlock;
+    return packed_ + blocks_ * floats(p_.input_size) * kBlock + block * floats(hidden_) * kBlock;
   }
   void pack_input(int64_t block, float* target) const {
     pack(weights_.input, weights_.input_scale, p_.input_size, block, target);
@@ -51,18 +62,22 @@ class Direction {
     pack(weights_.hidden, weights_.hidden_scale, hidden_, block, target);
   }
 
-  // The sums of `count` rows of input in a packed block, biases included.
+  // The sums of `count` rows of input, `stride` floats apart, in a packed block, biases included.
   void project(int64_t block, const float* packed, const float* input, int64_t stride, int64_t count,
                float* sums) const {
     const float* bias = bias_ + block * kBlock;
-    by_tiles<max_tile_rows<kGates>()>(count, [&]<int Rows>(int64_t row) {
-      Vec sum[Rows][kGates];
-      unroll<Rows * kGates>(
-          [&](auto i) FASTVISION_INLINE { sum[i / kGates][i % kGates] = Vec::loadu(bias + i % kGates * kLanes); });
-      prefetch_next(packed, p_.input_size, row, Rows, count);
-      add_products(sum, input + row * stride, stride, packed, p_.input_size);
-      unroll<Rows * kGates>([&](auto i) FASTVISION_INLINE {
-        sum[i / kGates][i % kGates].store(sums + ((row + i / kGates) * blocks_ + block) * kBlock + i % kGates * kLanes);
+    const int64_t depth = floats(p_.input_size);
+    visit_arithmetic([&]<class Arithmetic>() {
+      by_tiles<max_tile_rows<kGates>()>(count, [&]<int Rows>(int64_t row) {
+        Vec sum[Rows][kGates];
+        unroll<Rows * kGates>(
+            [&](auto i) FASTVISION_INLINE { sum[i / kGates][i % kGates] = Vec::loadu(bias + i % kGates * kLanes); });
+        prefetch_next(packed, depth, row, Rows, count);
+        add_products<Arithmetic>(sum, input + row * stride, stride, packed, depth);
+        unroll<Rows * kGates>([&](auto i) FASTVISION_INLINE {
+          sum[i / kGates][i % kGates].store(sums + ((row + i / kGates) * blocks_ + block) * kBlock +
+                                            i % kGates * kLanes);
+        });
       });
     });
   }
@@ -92,15 +107,20 @@ class Direction {
     const float* masks;
   };
 
-  void step(int64_t block, const float* packed, const Step& s, int64_t count) const {
-    by_tiles<max_tile_rows<kGates>()>(count, [&]<int Rows>(int64_t row) {
-      Vec sum[Rows][kGates];
-      unroll<Rows * kGates>([&](auto i) FASTVISION_INLINE {
-        sum[i / kGates][i % kGates] = Vec::loadu(initial_sum(s, row + i / kGates, block, i % kGates));
+  // `rows` are the states that are multiplied, `stride` floats apart: s.hidden, or pairs.
+  void step(int64_t block, const float* packed, const float* rows, int64_t stride, const Step& s, int64_t count) const {
+    const int64_t depth = floats(hidden_);
+    visit_arithmetic([&]<class Arithmetic>() {
+      by_tiles<max_tile_rows<kGates>()>(count, [&]<int Rows>(int64_t row) {
+        Vec sum[Rows][kGates];
+        unroll<Rows * kGates>([&](auto i) FASTVISION_INLINE {
+          sum[i / kGates][i % kGates] = Vec::loadu(initial_sum(s, row + i / kGates, block, i % kGates));
+        });
+        prefetch_next(packed, depth, row, Rows, count);
+        add_products<Arithmetic>(sum, rows + row * stride, stride, packed, depth);
+        unroll<Rows>([&](auto i)
+                         FASTVISION_INLINE { update(sum[i], input_of_n(s, row + i, block), s, row + i, block); });
       });
-      prefetch_next(packed, hidden_, row, Rows, count);
-      add_products(sum, s.hidden + row * padded_size(), padded_size(), packed, hidden_);
-      unroll<Rows>([&](auto i) FASTVISION_INLINE { update(sum[i], input_of_n(s, row + i, block), s, row + i, block); });
     });
   }
 
@@ -182,7 +202,20 @@ class Direction {
     }
   }
 
+  // Of a packed column, or of a row that is multiplied by one.
+  int64_t floats(int64_t size) const { return in_pairs_ ? size / 2 : size; }
+
+  // Calls f.template operator()<Arithmetic>().
+  template <class F>
+  void visit_arithmetic(const F& f) const {
+    in_pairs_ ? f.template operator()<Pairs>() : f.template operator()<Singles>();
+  }
+
   void pack(const void* weights, const float* scale, int64_t depth, int64_t block, float* target) const {
+    if (in_pairs_) {
+      pack_pairs<kGates>(static_cast<const c10::BFloat16*>(weights), hidden_, depth, block * kLanes, target);
+      return;
+    }
     visit_storage([&]<class W>() {
       pack_block<kGates>(static_cast<const W*>(weights), scale, hidden_, depth, block * kLanes, target);
     });
@@ -268,6 +301,7 @@ class Direction {
   const RnnWeights& weights_;
   const RnnMasks& masks_;
   const int64_t hidden_, blocks_;
+  const bool in_pairs_ = multiplies_pairs(p_);
   float* bias_;
   float* packed_ = nullptr;
 };

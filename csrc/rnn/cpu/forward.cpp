@@ -71,6 +71,7 @@ class Forward {
     const int64_t width = direction.padded_size(), n = p_.batch;
     const bool in_lanes = is_float() && p_.storage == RnnStorage::same && n <= kMaxRowsInLanes;
     float *states = allocate(3 * n * width), *converted = allocate(converted_floats(n));
+    float* pairs = allocate(pair_floats(n, width));
     float *hidden = states, *next = states + n * width, *cell = states + 2 * n * width;
     float* memory = allocate(in_lanes ? (p_.input_size + p_.hidden_size) * round_up(n, kLanes)
                                       : n * direction.blocks() * Dir::kBlock);
@@ -78,10 +79,14 @@ class Forward {
     for (int64_t i = 0; i < p_.steps; ++i) {
       const int64_t t = step_at(d, i);
       const Rows rows = rows_of_step(t, 0, n);
-      if (!is_float()) convert(rows, converted);
-      const FloatRows input = as_floats(rows, converted);
+      if (converts(!in_lanes)) convert(rows, converted);
+      const FloatRows input = as_floats(rows, !in_lanes, converted);
       const auto step = step_at_row(d, offsets_[t], memory, hidden, next, cell);
-      in_lanes ? run_step_in_lanes(direction, input, step, memory) : run_step_packed(direction, input, step, memory);
+      if (in_lanes) {
+        run_step_in_lanes(direction, input, step, memory);
+      } else {
+        run_step_packed(direction, input, as_factors(hidden, n, width, pairs), step, memory);
+      }
       store_output(d, t, 0, n, width, next, 0, width);
       std::swap(hidden, next);
     }
@@ -89,14 +94,15 @@ class Forward {
   }
 
   // Each block of weights is packed where it is used, and used at once.
-  void run_step_packed(const Dir& direction, const FloatRows& input, const typename Dir::Step& step, float* sums) {
+  void run_step_packed(const Dir& direction, const FloatRows& input, const FloatRows& hidden,
+                       const typename Dir::Step& step, float* sums) {
     context_.parallel_for(direction.blocks(), [&](int64_t begin, int64_t end) {
       FloatScratch packed(std::max(p_.input_size, p_.hidden_size) * Dir::kBlock);
       for (int64_t block = begin; block < end; ++block) {
         direction.pack_input(block, packed.data());
         direction.project(block, packed.data(), input.data, input.stride, p_.batch, sums);
         direction.pack_hidden(block, packed.data());
-        direction.step(block, packed.data(), step, p_.batch);
+        direction.step(block, packed.data(), hidden.data, hidden.stride, step, p_.batch);
       }
     });
   }
@@ -197,7 +203,7 @@ class Forward {
     const int64_t width = direction.padded_size(), n = last - first;
     const int64_t sums_per_row = direction.blocks() * Dir::kBlock, steps = chunk(direction, n);
     FloatScratch states(3 * n * width), sums(steps * n * sums_per_row);
-    FloatScratch converted(converted_floats(steps * n));
+    FloatScratch converted(converted_floats(steps * n)), pairs(pair_floats(n, width));
     float *hidden = states.data(), *next = hidden + n * width, *cell = next + n * width;
     int64_t entered = 0;
     for (int64_t begin = 0; begin < p_.steps; begin += steps) {
@@ -211,8 +217,9 @@ class Forward {
         }
         const int64_t row = offsets_[t] + first;
         const auto step = step_at_row(d, row, sums.data() + (i - begin) * n * sums_per_row, hidden, next, cell);
+        const FloatRows factors = as_factors(hidden, count, width, pairs.data());
         for (int64_t block = 0; block < direction.blocks(); ++block) {
-          direction.step(block, direction.packed_hidden(block), step, count);
+          direction.step(block, direction.packed_hidden(block), factors.data, factors.stride, step, count);
         }
         store_output(d, t, first, count, width, next, 0, width);
         const int64_t staying = i + 1 == p_.steps ? 0 : std::min(count, living(step_at(d, i + 1), first, last));
@@ -233,14 +240,14 @@ class Forward {
       return is_one_product ? rows_of_sequence(d, begin, end, first) : rows_of_step(step_at(d, i), first, last);
     };
     const auto converted_rows = [&](int64_t i) { return converted + (i - begin) * n * p_.input_size; };
-    if (!is_float()) {
+    if (converts(packed_input)) {
       for (int64_t i = begin; i < end; i += steps) convert(rows(i), converted_rows(i));
     }
     if (packed_input) {
       // A block of weights stays in the cache for all steps.
       for (int64_t block = first_block; block < last_block; ++block) {
         for (int64_t i = begin; i < end; i += steps) {
-          const FloatRows x = as_floats(rows(i), converted_rows(i));
+          const FloatRows x = as_floats(rows(i), packed_input, converted_rows(i));
           direction.project(block, direction.packed_input(block), x.data, x.stride, rows(i).count,
                             sums + (i - begin) * n * sums_per_row);
         }
@@ -249,7 +256,7 @@ class Forward {
     }
     const auto for_each_row = [&](auto&& f) {
       for (int64_t i = begin; i < end; i += steps) {
-        const FloatRows x = as_floats(rows(i), converted_rows(i));
+        const FloatRows x = as_floats(rows(i), packed_input, converted_rows(i));
         for (int64_t b = 0; b < rows(i).count; ++b) {
           f(x.data + b * x.stride, sums + ((i - begin) * n + b) * sums_per_row);
         }
@@ -287,11 +294,24 @@ class Forward {
     return {p_.input_offset(t, sequence, offsets_[t] + sequence), d ? -stride : stride, end - begin};
   }
 
-  // As fp32: what `convert` has made of them, unless they are fp32 themselves.
-  FloatRows as_floats(const Rows& rows, const float* converted) const {
-    if (!is_float()) return {converted, p_.input_size};
-    return {static_cast<const float*>(a_.input) + rows.offset, rows.stride};
+  // Packed matrices may multiply rows of the input as they are, even where they are not fp32.
+  bool converts(bool packed) const { return !is_float() && !(packed && in_pairs_); }
+
+  // What `convert` has made of them, or themselves.
+  FloatRows as_floats(const Rows& rows, bool packed, const float* converted) const {
+    if (converts(packed)) return {converted, p_.input_size};
+    if (is_float()) return {static_cast<const float*>(a_.input) + rows.offset, rows.stride};
+    const auto* pairs = static_cast<const c10::BFloat16*>(a_.input) + rows.offset;
+    return {reinterpret_cast<const float*>(pairs), rows.stride / 2};
   }
+
+  // The states as packed matrices multiply them.
+  FloatRows as_factors(const float* hidden, int64_t count, int64_t width, float* pairs) const {
+    if (!in_pairs_) return {hidden, width};
+    convert_row(hidden, reinterpret_cast<c10::BFloat16*>(pairs), count * width);
+    return {pairs, width / 2};
+  }
+  int64_t pair_floats(int64_t rows, int64_t width) const { return in_pairs_ ? rows * width / 2 : 0; }
 
   void convert(const Rows& rows, float* converted) const {
     visit_dtype(p_.dtype, [&]<class T>() {
@@ -369,6 +389,7 @@ class Forward {
   const RnnForward& a_;
   Context& context_;
   const bool backwards_ = turned();  // in the first step
+  const bool in_pairs_ = Dir::multiplies_pairs(p_);
   const int64_t* offsets_ = row_offsets(p_, context_);
 };
 

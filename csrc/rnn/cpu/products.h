@@ -5,6 +5,7 @@
 #include "core/integers.h"
 #include "core/load.h"
 #include "core/simd.h"
+#include "rnn/cpu/arithmetic.h"
 
 namespace fastvision {
 
@@ -80,26 +81,33 @@ void pack_block(const W* weights, const float* scale, int64_t hidden, int64_t de
   }
 }
 
-// sum += rows x block, a packed one.
-template <int Rows, int Gates>
+// The same of pairs of bf16 numbers, of which `depth` is a multiple of two: [k / 2][gate][kLanes][2].
+template <int Gates>
+void pack_pairs(const c10::BFloat16* weights, int64_t hidden, int64_t depth, int64_t unit, float* block) {
+  pack_block<Gates>(reinterpret_cast<const float*>(weights), nullptr, hidden, depth / 2, unit, block);
+}
+
+// sum += rows x block, a packed one. Depth and strides are in floats, whatever is in them.
+template <class Arithmetic, int Rows, int Gates>
 inline FASTVISION_INLINE void add_chain(Vec (&sum)[Rows][Gates], const float* rows, int64_t stride, const float* block,
                                         int64_t depth) {
   for (int64_t k = 0; k < depth; ++k, block += Gates * kLanes) {
     // What there is less of is loaded first and stays.
     if constexpr (Rows < Gates) {
       Vec x[Rows];
-      unroll<Rows>([&](auto row) FASTVISION_INLINE { x[row] = Vec(rows[row * stride + k]); });
+      unroll<Rows>([&](auto row) FASTVISION_INLINE { x[row] = Arithmetic::broadcast(rows + row * stride + k); });
       unroll<Gates>([&](auto gate) FASTVISION_INLINE {
         const Vec w = Vec::loadu(block + gate * kLanes);
-        unroll<Rows>([&](auto row) FASTVISION_INLINE { sum[row][gate] = at::vec::fmadd(x[row], w, sum[row][gate]); });
+        unroll<Rows>([&](auto row)
+                         FASTVISION_INLINE { sum[row][gate] = Arithmetic::multiply_add(x[row], w, sum[row][gate]); });
       });
     } else {
       Vec w[Gates];
       unroll<Gates>([&](auto gate) FASTVISION_INLINE { w[gate] = Vec::loadu(block + gate * kLanes); });
       unroll<Rows>([&](auto row) FASTVISION_INLINE {
-        const Vec x(rows[row * stride + k]);
+        const Vec x = Arithmetic::broadcast(rows + row * stride + k);
         unroll<Gates>([&](auto gate)
-                          FASTVISION_INLINE { sum[row][gate] = at::vec::fmadd(x, w[gate], sum[row][gate]); });
+                          FASTVISION_INLINE { sum[row][gate] = Arithmetic::multiply_add(x, w[gate], sum[row][gate]); });
       });
     }
   }
@@ -107,13 +115,13 @@ inline FASTVISION_INLINE void add_chain(Vec (&sum)[Rows][Gates], const float* ro
 
 // The same in chains that are short enough for the rounding error to stay below twice stock's.
 constexpr int64_t kMaxProductChain = 128;
-template <int Rows, int Gates>
+template <class Arithmetic, int Rows, int Gates>
 inline FASTVISION_INLINE void add_products(Vec (&sum)[Rows][Gates], const float* rows, int64_t stride,
                                            const float* block, int64_t depth) {
   for (int64_t begin = 0; begin < depth; begin += kMaxProductChain, block += kMaxProductChain * Gates * kLanes) {
     Vec chain[Rows][Gates];
     unroll<Rows * Gates>([&](auto i) FASTVISION_INLINE { chain[i / Gates][i % Gates] = Vec(0.f); });
-    add_chain(chain, rows + begin, stride, block, std::min(kMaxProductChain, depth - begin));
+    add_chain<Arithmetic>(chain, rows + begin, stride, block, std::min(kMaxProductChain, depth - begin));
     unroll<Rows * Gates>([&](auto i) FASTVISION_INLINE {
       Vec& total = sum[i / Gates][i % Gates];
       total = total + chain[i / Gates][i % Gates];
