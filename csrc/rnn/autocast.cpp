@@ -29,7 +29,7 @@ class Autocast {
     }
     static const auto op = find_operator<decltype(lstm)>("fastvision::lstm");
     const Autocast cast(is_onednns_in_stock(input, batch_sizes) ? at::autocast::get_autocast_dtype(device)
-                                                                    : promoted(hx.empty() ? input : hx[0]));
+                                                                : promoted(hx.empty() ? input : hx[0]));
     return op.call(cast(input), cast(hx), cast(params), has_biases, num_layers, dropout, train, bidirectional,
                    batch_first, batch_sizes);
   }

@@ -97,6 +97,7 @@ bool layer_has_kernel(const LayerTensors& layer, bool training) {
   problem.mode = layer.is_lstm() ? RnnMode::lstm : RnnMode::gru;
   problem.dtype = *dtype;
   problem.storage = layer.storage();
+  problem.has_masks = layer.masks.defined();
   if (problem.storage != RnnStorage::same && !kernels->decodes_weights) return false;
   problem.directions = layer.hx.sym_size(0).expect_int();
   // A cell is one step, whatever else is unknown: compiled and eager training must choose alike.

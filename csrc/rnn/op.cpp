@@ -38,6 +38,7 @@ class Layer {
     problem_.mode = t.is_lstm() ? RnnMode::lstm : RnnMode::gru;
     problem_.dtype = *kernel_dtype(input_.scalar_type());
     problem_.storage = t.storage();
+    problem_.has_masks = t.masks.defined();
     problem_.directions = t.directions();
     problem_.batch = hx_.size(1);
     problem_.hidden_size = hx_.size(2);
