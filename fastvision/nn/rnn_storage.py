@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fastvision._calls import PreparedCall
 from fastvision.nn.storage import Copies, StoredWeights
 
-_layer = torch.ops.fastvision.rnn_layer_quantized.default
+_layer = PreparedCall(torch.ops.fastvision.rnn_layer_quantized.default, 7)
 
 
 def _run_layer(
