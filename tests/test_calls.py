@@ -23,13 +23,14 @@ def tensors():
 def calls(monkeypatch, prepared):
     """How often the prepared call leaves the work to torch.ops."""
     counted = []
+    operator = prepared._operator
 
     class Counted:
-        _schema = OPERATOR._schema
+        _schema = operator._schema
 
         def __call__(self, *args, **kwargs):
             counted.append(args)
-            return OPERATOR(*args, **kwargs)
+            return operator(*args, **kwargs)
 
     monkeypatch.setattr(prepared, "_operator", Counted())
     return counted
@@ -61,6 +62,30 @@ def test_several_results():
         results.append(call(mu, logvar))
     assert isinstance(results[0], tuple)
     assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("as_list", [list, tuple])
+def test_lists_of_tensors(monkeypatch, as_list):
+    operator = torch.ops.fastvision.gru.default
+    layer, input, state = nn.GRU(4, 5), torch.randn(3, 2, 4), torch.zeros(1, 2, 5)
+    options = {"has_biases": True, "num_layers": 1, "dropout": 0.0, "train": False, "bidirectional": False}
+    prepared = PreparedCall(operator, 3, batch_first=False, **options)
+    by_torch = calls(monkeypatch, prepared)
+    results = prepared(input, state, as_list(layer.parameters()))
+    assert by_torch == []
+    torch.testing.assert_close(results, layer(input, state))
+
+
+def test_a_list_where_a_tensor_belongs_is_torch_ops_to_refuse(tensors):
+    with pytest.raises(RuntimeError, match="Expected a value of type 'Tensor' for argument 'input'"):
+        PreparedCall(OPERATOR, 3)(list(tensors), *tensors[1:])
+
+
+def test_a_tensor_where_a_list_belongs_goes_by_torch_ops():
+    options = {"has_biases": True, "num_layers": 1, "dropout": 0.0, "train": False, "bidirectional": False}
+    prepared = PreparedCall(torch.ops.fastvision.gru.default, 3, batch_first=False, **options)
+    with pytest.raises(RuntimeError, match="params"):
+        prepared(torch.randn(3, 2, 4), torch.zeros(1, 2, 5), torch.randn(3))
 
 
 class Subclass(torch.Tensor):

@@ -54,6 +54,31 @@ def test_any_sequences(problem):
     assert_near(problem.run(tensors), problem.exact(tensors), problem.dtype)
 
 
+@pytest.mark.parametrize("input_size", [12, 13])
+@pytest.mark.parametrize("hidden_size", [34, 35])
+@pytest.mark.parametrize("mode", ["lstm", "gru"])
+def test_bfloat16_of_even_and_odd_sizes(mode, hidden_size, input_size, capability):
+    # Processors multiply bfloat16 in pairs, which fit even sizes; results are as exact in both.
+    problem = Sequences(
+        mode=mode, batch=9, steps=7, input_size=input_size, hidden_size=hidden_size, dtype=torch.bfloat16
+    )
+    tensors = problem.tensors()
+    exact = problem.exact(tensors)[0]
+    errors = [(run(tensors)[0].double() - exact).square().mean().sqrt() for run in (problem.run, problem.stock)]
+    assert errors[0] <= errors[1]
+
+
+@pytest.mark.parametrize("mode", ["lstm", "gru"])
+def test_a_nan_in_one_sequence_of_bfloat16_does_not_touch_another(mode, capability):
+    problem = Sequences(mode=mode, batch=9, steps=7, input_size=12, hidden_size=34, dtype=torch.bfloat16)
+    tensors = problem.tensors()
+    tensors[0][3, 4] = torch.nan
+    output = problem.run(tensors)[0]
+    reached = output.isnan().any(-1)
+    assert reached[3:, 4].all()
+    assert reached.sum() == 4
+
+
 @by_sample
 def test_gradients(problem, capability):
     tensors = with_requires_grad(problem.tensors())
