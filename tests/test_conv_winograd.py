@@ -141,6 +141,46 @@ def test_eight_python_threads_agree_with_one(capability):
     assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_kept_weights_follow_every_change(capability, memory_format):
+    input, other = torch.randn(2, 1, 32, 14, 14)
+    weight = torch.randn(48, 32, 3, 3).contiguous(memory_format=memory_format).requires_grad_()
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+
+    def train():
+        conv2d_pool2d(input, weight).sum().backward()
+        optimizer.step()
+
+    changes = [train, lambda: weight.data.mul_(1.5), lambda: weight.data[-1, -1, -1, -1:].fill_(3.0)]
+    for change in changes:
+        change()
+        with torch.inference_mode():
+            fresh = conv2d_pool2d(other, weight.clone())  # elsewhere in memory: nothing is kept of it
+            assert all(torch.equal(conv2d_pool2d(other, weight), fresh) for _ in range(4))
+
+
+def test_kept_weights_follow_the_batch_normalisation_folded_into_them(capability):
+    conv, norm = nn.Conv2d(32, 32, 3).eval(), nn.BatchNorm2d(32).eval()
+    block = fastvision.convert(nn.Sequential(conv, norm, nn.ReLU()))
+    input = torch.randn(1, 32, 14, 14)
+    with torch.inference_mode():
+        for _ in range(3):
+            norm.running_var.mul_(1.7)
+            norm.weight.data.mul_(0.9)
+            expected = torch.relu(norm(conv(input)))
+            block.load_state_dict(nn.Sequential(conv, norm).state_dict())
+            for _ in range(3):
+                torch.testing.assert_close(block(input), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_kept_weights_of_many_layers_make_room(capability):
+    input = torch.randn(1, 32, 14, 14)
+    weights = torch.randn(40, 32, 32, 3, 3).unbind()
+    with torch.inference_mode():
+        rounds = [[conv2d_pool2d(input, weight) for weight in weights] for _ in range(3)]
+    assert all(torch.equal(a, b) for later in rounds[1:] for a, b in zip(rounds[0], later, strict=True))
+
+
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize(("channels", "size"), [(32, 33), (64, 20), (256, 13)])
 def test_rms_error_of_large_tiles(capability, channels, size, pool):

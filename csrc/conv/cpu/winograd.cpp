@@ -4,6 +4,7 @@
 
 #include "conv/cpu/output.h"
 #include "conv/cpu/weights.h"
+#include "conv/cpu/winograd_kept.h"
 #include "conv/cpu/winograd_output.h"
 #include "conv/cpu/winograd_transform.h"
 #include "conv/cpu/winograd_weights.h"
@@ -126,7 +127,8 @@ class UnitWorker {
 };
 
 // Few tiles: all inputs first, then block by block with the block's weights made on the way.
-void run_by_blocks(const WinogradConvolution& work, const Layer& layer, const float* biases, Context& context) {
+void run_by_blocks(const WinogradConvolution& work, const Layer& layer, const float* biases, const float* kept,
+                   Context& context) {
   const WinogradPlan& plan = work.plan;
   const int64_t units = plan.units * work.problem.groups;
   const int64_t inputs_size = UnitWorker::inputs_size(plan);
@@ -140,28 +142,36 @@ void run_by_blocks(const WinogradConvolution& work, const Layer& layer, const fl
   const int64_t blocks = plan.direct.blocks;
   context.parallel_for(work.problem.groups * blocks, [&](int64_t begin, int64_t end) {
     UnitWorker worker(work, biases);
-    FloatScratch transformed(weight_block_size(plan.direct));
+    const int64_t size = weight_block_size(plan.direct);
+    FloatScratch transformed(kept ? 0 : size);
     for (int64_t block = begin; block < end; ++block) {
-      transform_weights(work.problem, plan.direct, layer, block, transformed.data());
+      if (!kept) transform_weights(work.problem, plan.direct, layer, block, transformed.data());
+      const float* weights = kept ? kept + block * size : transformed.data();
       const int64_t group = block / blocks;
       for (int64_t unit = 0; unit < plan.units; ++unit) {
-        worker.compute_block(group, unit, block % blocks, inputs + (group * plan.units + unit) * inputs_size,
-                             transformed.data());
+        worker.compute_block(group, unit, block % blocks, inputs + (group * plan.units + unit) * inputs_size, weights);
       }
     }
   });
 }
 
-// Many tiles: all weights first, then unit by unit.
-void run_by_units(const WinogradConvolution& work, const Layer& layer, const float* biases, Context& context) {
-  const WinogradPlan& plan = work.plan;
-  const int64_t blocks = plan.direct.blocks, size = weight_block_size(plan.direct);
-  auto* transformed = static_cast<float*>(context.allocate(sizeof(float) * work.problem.groups * blocks * size));
-  context.parallel_for(work.problem.groups * blocks, [&](int64_t begin, int64_t end) {
+const float* transform_all(const WinogradConvolution& work, const Layer& layer, Context& context) {
+  const int64_t blocks = work.problem.groups * work.plan.direct.blocks, size = weight_block_size(work.plan.direct);
+  auto* transformed = static_cast<float*>(context.allocate(sizeof(float) * blocks * size));
+  context.parallel_for(blocks, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
-      transform_weights(work.problem, plan.direct, layer, block, transformed + block * size);
+      transform_weights(work.problem, work.plan.direct, layer, block, transformed + block * size);
     }
   });
+  return transformed;
+}
+
+// Many tiles: all weights first, then unit by unit.
+void run_by_units(const WinogradConvolution& work, const Layer& layer, const float* biases, const float* kept,
+                  Context& context) {
+  const WinogradPlan& plan = work.plan;
+  const int64_t blocks = plan.direct.blocks, size = weight_block_size(plan.direct);
+  const float* weights = kept ? kept : transform_all(work, layer, context);
   context.parallel_for(work.problem.groups * plan.units * plan.block_sets, [&](int64_t begin, int64_t end) {
     UnitWorker worker(work, biases);
     FloatScratch inputs(UnitWorker::inputs_size(plan));
@@ -171,7 +181,7 @@ void run_by_units(const WinogradConvolution& work, const Layer& layer, const flo
       const int64_t group = i / plan.block_sets / plan.units;
       worker.transform_inputs(group, unit, inputs.data());
       for (int64_t b = blocks * set / plan.block_sets; b < blocks * (set + 1) / plan.block_sets; ++b) {
-        worker.compute_block(group, unit, b, inputs.data(), transformed + (group * blocks + b) * size);
+        worker.compute_block(group, unit, b, inputs.data(), weights + (group * blocks + b) * size);
       }
     }
   });
@@ -181,11 +191,9 @@ void run_by_units(const WinogradConvolution& work, const Layer& layer, const flo
 
 void run(const WinogradConvolution& work, const Layer& layer, Context& context) {
   const float* biases = pack_bias(work.problem, work.plan.direct, layer.bias, context);
-  if (work.plan.weights_inside) {
-    run_by_blocks(work, layer, biases, context);
-  } else {
-    run_by_units(work, layer, biases, context);
-  }
+  const auto kept = work.keeps_weights ? kept_weights(work.problem, work.plan.direct, layer, context) : nullptr;
+  const auto run_in_order = work.plan.weights_inside ? run_by_blocks : run_by_units;
+  run_in_order(work, layer, biases, kept.get(), context);
 }
 
 }  // namespace fastvision

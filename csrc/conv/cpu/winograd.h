@@ -55,6 +55,7 @@ struct WinogradConvolution {
   const StripSource& source;  // of plan.direct
   void* output;
   uint8_t* selection;  // null in inference
+  bool keeps_weights;  // for the next call
 };
 
 void run(const WinogradConvolution& work, const Layer& layer, Context& context);
