@@ -19,6 +19,8 @@ QUANTIZED = torch.ops.fastvision.linear_quantized.default
 pytestmark = pytest.mark.usefixtures("one_thread")
 # Rows, in_features, out_features: all tiles, and lengths beside the vectors' and the chains'.
 SIZES = [(1, 1, 1), (1, 33, 13), (2, 40, 7), (3, 17, 12), (4, 128, 10), (5, 1024, 8), (7, 1025, 9), (8, 2100, 3)]
+# Rows enough for packed weights, where those pay: parts of panels, of blocks of rows and of the depth.
+MANY_ROWS = [(9, 16, 32), (12, 5, 1), (40, 1030, 35), (200, 33, 70), (385, 2050, 16)]
 
 
 def draw(rows, in_features, out_features, *, bias=True, seed=0):
@@ -38,7 +40,7 @@ def assert_accurate(actual, expected):
     torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5 * max(1.0, expected.abs().max().item()))
 
 
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("sizes", SIZES + MANY_ROWS)
 @pytest.mark.parametrize("activation", ["none", "relu"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_agrees_with_float64(capability, sizes, activation, bias):
@@ -84,9 +86,11 @@ def test_the_kernel_runs_for_few_rows(capability):
     """Otherwise these tests would compare stock with itself."""
     if capability == "emulated":
         pytest.skip("the family has no CUDA kernels")
-    few, more = draw(8, 20, 6), draw(9, 20, 6)
-    assert operators_of(lambda: linear(*few)) == {"fastvision::linear", "aten::empty"}
-    assert "aten::addmm" in operators_of(lambda: linear(*more))
+    few, more = draw(8, 40, 6), draw(9, 40, 6)
+    kernels = {"fastvision::linear", "aten::empty"}
+    assert operators_of(lambda: linear(*few)) == kernels
+    operators = operators_of(lambda: linear(*more))
+    assert "aten::addmm" in operators or (capability == "avx512" and operators == kernels)  # on AMD's processors
     with fastvision.backends.enabled(False):
         assert "aten::addmm" in operators_of(lambda: linear(*few))
 
@@ -94,27 +98,32 @@ def test_the_kernel_runs_for_few_rows(capability):
 def test_a_row_has_the_same_bits_beside_others(capability):
     if capability == "emulated":
         pytest.skip("the family has no CUDA kernels")
-    input, weight, bias = draw(8, 1500, 21)
-    together = linear(input, weight, bias)
-    for rows in (1, 2, 3, 5):
-        assert torch.equal(linear(input[:rows], weight, bias), together[:rows])
+    for most, fewer in ((8, (1, 2, 3, 5)), (300, (20, 64, 193))):
+        input, weight, bias = draw(most, 1500, 21)
+        if most > 8 and "aten::addmm" in operators_of(lambda tensors=(input, weight, bias): linear(*tensors)):
+            continue  # stock's affair
+        together = linear(input, weight, bias)
+        for rows in fewer:
+            assert torch.equal(linear(input[:rows], weight, bias), together[:rows])
 
 
-def test_two_threads_give_the_same_bits(capability, intraop_threads):
+@pytest.mark.parametrize("rows", [6, 70])
+def test_two_threads_give_the_same_bits(capability, intraop_threads, rows):
     if capability == "emulated":
         pytest.skip("the family has no CUDA kernels")
-    tensors = draw(6, 700, 130)
+    tensors = draw(rows, 700, 130)
     one = linear(*tensors)
     intraop_threads(2)
     assert torch.equal(linear(*tensors), one)
 
 
-def test_nan_stays_in_its_row(capability):
-    input, weight, bias = draw(5, 40, 9)
+@pytest.mark.parametrize("rows", [5, 30])
+def test_nan_stays_in_its_row(capability, rows):
+    input, weight, bias = draw(rows, 40, 9)
     input[2, 7] = float("nan")
     output = linear(input, weight, bias, activation="relu")
     assert output[2].isnan().all()
-    assert output[[0, 1, 3, 4]].isfinite().all()
+    assert output.isfinite().all(1).sum() == rows - 1
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5), (5,)])

@@ -18,6 +18,8 @@ struct LinearForward {
 // Every launch function returns null, or what went wrong. No size is zero.
 struct LinearKernels {
   const char* (*forward)(const Linear&, const LinearForward&, Context&);
+  // Than stock's operator, which has fp32 weights.
+  bool (*is_faster)(const Linear&);
 };
 
 }  // namespace fastvision

@@ -32,13 +32,18 @@ const LinearKernels* suitable_kernels(const Tensor& input, const Tensor& weight,
   return kernels_enabled() ? kernels_of(input.device(), &KernelLibrary::linear) : nullptr;
 }
 
-// Zen 3, one core, stock's time over ours at 1, 4, 8, 16, 32 rows: 128>128 2.1, 1.6, 1.4, 1.1, 0.8; 1152>128 1.5, 1.5,
-// 1.3, 1.1, 1.0; 784>512 1.6, 1.8, 1.4, 1.2, 0.9. Weights that come from memory: 4096>4096 at 1, 8, 32
-// rows 1.1, 2.1, 1.5.
-bool gains(const Tensor& input, const Tensor& weight) {
-  constexpr int64_t kFewRows = 8, kRowsOfBigWeights = 32, kBigWeights = 1 << 22;
-  const int64_t rows = input.numel() / weight.size(1);
-  return rows <= (weight.numel() >= kBigWeights ? kRowsOfBigWeights : kFewRows);
+Linear problem(const Tensor& rows, const Tensor& weight, Activation activation) {
+  Linear p;
+  p.weight = weight.scalar_type() == at::kFloat      ? LinearWeight::f32
+             : weight.scalar_type() == at::kBFloat16 ? LinearWeight::bf16
+                                                     : LinearWeight::i8;
+  p.activation = activation;
+  p.in_features = weight.size(1);
+  p.out_features = weight.size(0);
+  p.rows = rows.numel() / p.in_features;
+  p.input_stride = rows.stride(0);
+  p.weight_stride = weight.stride(0);
+  return p;
 }
 
 Tensor run(const LinearKernels& kernels, const Tensor& input, const Tensor& weight, const OptionalTensor& scale,
@@ -50,16 +55,7 @@ Tensor run(const LinearKernels& kernels, const Tensor& input, const Tensor& weig
   shape.back() = out_features;
   Tensor result = empty_result(shape, input.options(), at::MemoryFormat::Contiguous);
 
-  Linear p;
-  p.weight = weight.scalar_type() == at::kFloat      ? LinearWeight::f32
-             : weight.scalar_type() == at::kBFloat16 ? LinearWeight::bf16
-                                                     : LinearWeight::i8;
-  p.activation = activation;
-  p.rows = rows.size(0);
-  p.in_features = in_features;
-  p.out_features = out_features;
-  p.input_stride = rows.stride(0);
-  p.weight_stride = weight.stride(0);
+  const Linear p = problem(rows, weight, activation);
   const Tensor factors = scale ? scale->contiguous() : Tensor(), offsets = bias ? bias->contiguous() : Tensor();
   TorchContext context(input.device());
   const char* error = kernels.forward(
@@ -73,7 +69,9 @@ Tensor run(const LinearKernels& kernels, const Tensor& input, const Tensor& weig
 
 Tensor linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, std::string_view activation) {
   const LinearKernels* kernels = weight.scalar_type() == at::kFloat ? suitable_kernels(input, weight, bias) : nullptr;
-  if (!kernels || !gains(input, weight)) return linear_reference(input, weight, bias, activation);
+  if (!kernels || !kernels->is_faster(problem(input, weight, Activation::none))) {
+    return linear_reference(input, weight, bias, activation);
+  }
   return run(*kernels, input, weight, std::nullopt, bias, linear_activation(activation));
 }
 
