@@ -13,7 +13,7 @@ _call_quantized = PreparedCall(torch.ops.fastvision.linear_quantized.default, 4)
 
 
 class Linear(StoredWeights, nn.Linear):
-    """`torch.nn.Linear`, faster for few rows: its arguments, attributes, parameters, initialisation and state_dict.
+    """`torch.nn.Linear`, faster in inference: its arguments, attributes, parameters, initialisation and state_dict.
 
     Shapes and dtypes: as of `fastvision.ops.linear`. Gradients, autocast and torch.compile are stock's.
 
