@@ -89,12 +89,10 @@ inline FASTVISION_INLINE Vec sums_of_lanes(const Load& v) {
   return _mm256_add_ps(_mm256_blend_ps(two[0], two[1], 0xaa),
                        _mm256_permute_ps(_mm256_blend_ps(two[1], two[0], 0xaa), 0xb1));
 #else
-  float sums[kLanes]{};
-  for (int i = 0; i < kLanes; ++i) {
-    float lanes[kLanes];
-    v(i).store(lanes);
-    for (const float lane : lanes) sums[i] += lane;
-  }
+  Vec vectors[kLanes];
+  for (int i = 0; i < kLanes; ++i) vectors[i] = v(i);
+  float sums[kLanes];
+  sum_lanes(vectors, sums);
   return Vec::loadu(sums);
 #endif
 }

@@ -147,11 +147,7 @@ inline FASTVISION_INLINE IntVec lookup(const int32_t* table, const uint8_t* byte
 
 // Of 2 * kLanes bf16 numbers those at even and those at odd places, as fp32: less work than one half after the other.
 inline FASTVISION_INLINE std::pair<Vec, Vec> load_even_and_odd(const c10::BFloat16* source) {
-#if defined(CPU_CAPABILITY_AVX512)
-  const __m512i both = _mm512_loadu_si512(source);
-  const __m512i odd = _mm512_and_si512(both, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000)));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)), _mm512_castsi512_ps(odd)};
-#elif defined(CPU_CAPABILITY_AVX2)
+#if defined(CPU_CAPABILITY_AVX2)
   const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
   const __m256i odd = _mm256_and_si256(both, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000)));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(both, 16)), _mm256_castsi256_ps(odd)};

@@ -57,7 +57,7 @@ void forward_direct(const ConvPool2d& p, const ConvPool2dForward& tensors, Conte
 void forward_winograd(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
   const WinogradPlan plan = make_winograd_plan(p, kLanes);
   const ImageStrips strips(p, plan.direct, tensors.input);
-  run(WinogradConvolution{p, plan, strips, tensors.output, tensors.selection, !tensors.selection},
+  run(WinogradConvolution{p, plan, strips, tensors.output, tensors.selection, /*keeps_weights=*/!tensors.selection},
       {tensors.weight, tensors.bias, tensors.scale}, context);
 }
 

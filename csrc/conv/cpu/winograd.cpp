@@ -156,13 +156,9 @@ void run_by_blocks(const WinogradConvolution& work, const Layer& layer, const fl
 }
 
 const float* transform_all(const WinogradConvolution& work, const Layer& layer, Context& context) {
-  const int64_t blocks = work.problem.groups * work.plan.direct.blocks, size = weight_block_size(work.plan.direct);
-  auto* transformed = static_cast<float*>(context.allocate(sizeof(float) * blocks * size));
-  context.parallel_for(blocks, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      transform_weights(work.problem, work.plan.direct, layer, block, transformed + block * size);
-    }
-  });
+  auto* transformed =
+      static_cast<float*>(context.allocate(sizeof(float) * weight_size(work.problem, work.plan.direct)));
+  transform_all_weights(work.problem, work.plan.direct, layer, transformed, context);
   return transformed;
 }
 

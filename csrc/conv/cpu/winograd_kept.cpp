@@ -85,10 +85,10 @@ std::vector<char> copy(const void* bytes, int64_t size) {
 // The second call with the same weights keeps them: weights in training never see one.
 std::shared_ptr<const float> kept_weights(const ConvPool2d& p, const DirectPlan& plan, const Layer& layer,
                                           Context& context) {
-  const int64_t blocks = p.groups * plan.blocks, size = weight_block_size(plan), bytes = sizeof(float) * blocks * size;
+  const int64_t bytes = sizeof(float) * weight_size(p, plan);
   if (bytes > kMaxBytes) return nullptr;
-  const Place place{layer.weight,   p.dtype, p.channels_last_weight, layer.scale != nullptr, plan.group_in_channels,
-                    p.out_channels, blocks,  plan.block_channels};
+  const Place place{layer.weight,           p.dtype,        p.channels_last_weight, layer.scale != nullptr,
+                    plan.group_in_channels, p.out_channels, p.groups * plan.blocks, plan.block_channels};
   std::shared_ptr<const Kept> kept = layers().find(place);
   const bool is_same = kept && equal(kept->weight, layer.weight) && equal(kept->scale, layer.scale);
   if (!is_same || !kept->transformed) {
@@ -102,11 +102,7 @@ std::shared_ptr<const float> kept_weights(const ConvPool2d& p, const DirectPlan&
       // Of the copy: the weights themselves may be changing.
       const auto* scale = layer.scale ? reinterpret_cast<const float*>(fresh->scale.data()) : nullptr;
       const Layer copied{fresh->weight.data(), layer.bias, scale};
-      context.parallel_for(blocks, [&](int64_t begin, int64_t end) {
-        for (int64_t block = begin; block < end; ++block) {
-          transform_weights(p, plan, copied, block, fresh->transformed.get() + block * size);
-        }
-      });
+      transform_all_weights(p, plan, copied, fresh->transformed.get(), context);
     }
     layers().put(fresh);
     kept = fresh;

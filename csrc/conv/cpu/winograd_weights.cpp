@@ -66,4 +66,14 @@ void transform_weights(const ConvPool2d& p, const DirectPlan& plan, const Layer&
   });
 }
 
+void transform_all_weights(const ConvPool2d& p, const DirectPlan& plan, const Layer& layer, float* transformed,
+                           Context& context) {
+  const int64_t size = weight_block_size(plan);
+  context.parallel_for(p.groups * plan.blocks, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      transform_weights(p, plan, layer, block, transformed + block * size);
+    }
+  });
+}
+
 }  // namespace fastvision::winograd
