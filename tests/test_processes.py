@@ -79,6 +79,37 @@ def test_an_autoencoder_that_is_wrapped_is_judged_by_its_own_loss(tmp_path):
 
 
 @pytest.mark.slow
+def test_nothing_of_the_group_outlives_it(tmp_path):
+    """A thread of the group that is alive while the interpreter ends may abort the process."""
+    script = tmp_path / "train.py"
+    script.write_text("""
+from pathlib import Path
+import torch
+from fastvision.training.processes import torchrun_processes
+
+def threads():
+    names = {(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
+    return sum("gloo" in name for name in names)
+
+def train(processes):
+    model = processes.parallel(torch.nn.Linear(2, 2))
+    model.itself = [model]  # only the collector ends it
+    model(torch.ones(1, 2)).sum().backward()
+    processes.sum(torch.ones(1))
+    return threads()
+
+with torchrun_processes("cpu") as (processes, _):
+    during = train(processes)
+print(f"{during} kinds, then {threads()}\\n", end="")
+""")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    environment = os.environ | {"PYTHONPATH": str(Path(fastvision.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["2 kinds, then 0"] * 2
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """41 images in batches of 8: the last one has an image for one process alone."""
     train_set, test_set = dark_and_bright(46), dark_and_bright(10)

@@ -1,5 +1,6 @@
 """Several processes that train one model, as torchrun starts them: each takes its share of every batch."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # imported while a group exists, its functions would hold that group for good
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -88,4 +90,7 @@ def torchrun_processes(device: str) -> Iterator[tuple[Processes, str]]:
     try:
         yield Processes(dist.get_rank(), dist.get_world_size()), device
     finally:
+        # A thread of the group that lets go of a tensor while the interpreter ends aborts the process. The threads
+        # end with the last reference to the group, and a model in parallel has one.
+        gc.collect()
         dist.destroy_process_group()
