@@ -9,7 +9,6 @@ too (FSDP2). Without torchrun there is one process.
 
 import argparse
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 import fastvision
 from fastvision.data import ImageDataset, load
 from fastvision.models import RecognitionCNN, SequenceClassifier
+from fastvision.training.processes import Processes, torchrun_processes
 
 
 def build(kind: str, dataset: ImageDataset) -> nn.Module:
@@ -80,6 +80,23 @@ def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
 
 
+def run(arguments: argparse.Namespace, processes: Processes) -> None:
+    train_set, test_set = load(arguments.data)
+    adam = functools.partial(torch.optim.Adam, lr=arguments.lr)
+    options = {"batch_size": arguments.batch_size, "steps": arguments.steps, "shard": arguments.shard}
+    state = whole_state(train(build(arguments.model, train_set), train_set, adam, **options))
+    if not processes.is_first:
+        return
+    trained = build(arguments.model, train_set).eval()
+    trained.load_state_dict(state)
+    images, labels = test_set[:]
+    with torch.inference_mode():
+        accuracy = (trained(images).argmax(1) == labels).float().mean().item()
+    print(f"{train_set.name}: test accuracy {accuracy:.2%}")
+    if arguments.out is not None:
+        torch.save(state, arguments.out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("cnn", "lstm"), default="cnn")
@@ -91,26 +108,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the state_dict")
     arguments = parser.parse_args()
 
-    if "RANK" in os.environ:  # torchrun's
-        dist.init_process_group("gloo")
-    elif arguments.shard:
-        parser.error("--shard needs the processes of torchrun")
-    train_set, test_set = load(arguments.data)
-    adam = functools.partial(torch.optim.Adam, lr=arguments.lr)
-    options = {"batch_size": arguments.batch_size, "steps": arguments.steps, "shard": arguments.shard}
-    model = train(build(arguments.model, train_set), train_set, adam, **options)
-    state = whole_state(model)
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        trained = build(arguments.model, train_set).eval()
-        trained.load_state_dict(state)
-        images, labels = test_set[:]
-        with torch.inference_mode():
-            accuracy = (trained(images).argmax(1) == labels).float().mean().item()
-        print(f"{train_set.name}: test accuracy {accuracy:.2%}")
-        if arguments.out is not None:
-            torch.save(state, arguments.out)
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    with torchrun_processes("cpu") as (processes, _):
+        if arguments.shard and processes.count == 1:
+            parser.error("--shard needs the processes of torchrun")
+        run(arguments, processes)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,22 @@
 import sys
 
 import torch
-import torch.distributed as dist
 from distributed_cases import OPTIMIZER, OPTIONS, dataset
 from train_ddp import build, train, whole_state
+
+from fastvision.training.processes import torchrun_processes
 
 
 def main(path: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    states = {}
-    for kind in ("cnn", "lstm"):
-        for shard in (False, True):
-            states[kind, shard] = whole_state(
-                train(build(kind, dataset()), dataset(), OPTIMIZER, shard=shard, **OPTIONS)
-            )
-    if dist.get_rank() == 0:
-        torch.save(states, path)
-    dist.destroy_process_group()
+    with torchrun_processes("cpu") as (processes, _):
+        states = {
+            (kind, shard): whole_state(train(build(kind, dataset()), dataset(), OPTIMIZER, shard=shard, **OPTIONS))
+            for kind in ("cnn", "lstm")
+            for shard in (False, True)
+        }
+        if processes.is_first:
+            torch.save(states, path)
 
 
 if __name__ == "__main__":

@@ -87,10 +87,13 @@ def torchrun_processes(device: str) -> Iterator[tuple[Processes, str]]:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    processes = Processes(dist.get_rank(), dist.get_world_size())
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size()), device
+        yield processes, device
+        processes.wait()
     finally:
-        # A thread of the group that lets go of a tensor while the interpreter ends aborts the process. The threads
-        # end with the last reference to the group, and a model in parallel has one.
+        # A thread of the group that lets go of a tensor while the interpreter ends aborts the process. The threads end
+        # with the last reference to the group, and a model in parallel has one. FSDP keeps one for good: there, having
+        # waited for the others gives the threads their time.
         gc.collect()
         dist.destroy_process_group()
