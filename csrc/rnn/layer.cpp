@@ -98,6 +98,7 @@ bool layer_has_kernel(const LayerTensors& layer, bool training) {
   problem.dtype = *dtype;
   problem.storage = layer.storage();
   problem.has_masks = layer.masks.defined();
+  problem.is_packed = layer.is_packed();
   if (problem.storage != RnnStorage::same && !kernels->decodes_weights) return false;
   problem.directions = layer.hx.sym_size(0).expect_int();
   // A cell is one step, whatever else is unknown: compiled and eager training must choose alike.

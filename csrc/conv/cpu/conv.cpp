@@ -5,6 +5,7 @@
 #include "conv/cpu/pointwise.h"
 #include "conv/cpu/winograd.h"
 #include "conv/cpu/winograd_planes.h"
+#include "core/processor.h"
 #include "core/simd.h"
 
 namespace fastvision {
@@ -15,6 +16,11 @@ enum class Algorithm : uint8_t { stock, direct, pointwise, winograd, winograd_pl
 // Fewer output channels per group leave most of a vector idle: depthwise convolution is stock's.
 constexpr int64_t kMinGroupChannels = 8;
 
+// What oneDNN's tiles compute is rubbish where a stride leaves a single column (torch 2.13).
+bool stock_is_wrong(const ConvPool2d& p) {
+  return p.dtype == DType::bf16 && processor_has_bf16_tiles() && p.stride_w > 1 && p.conv_w == 1;
+}
+
 // Where stock is faster than the direct kernel, or equal. Time of stock / ours, one core of a Zen 5 with AVX-512:
 //   16>8 @56 1x1 0.68-0.80, 3>8 @112 3x3 0.89-0.95: idle lanes, and no pool to save the memory traffic
 //   channels_last, batch 8, 3x3: 256>256 @14 0.96, 192>384 @13 0.97, 512>512 @7 0.94; with a pool 512>512 @14 0.97:
@@ -22,6 +28,7 @@ constexpr int64_t kMinGroupChannels = 8;
 //   contiguous, batch 8, 3x3: 512>512 @7 0.95, @14 0.99; 256>256 @14 is ours, 1.03
 // At batch 1 and in everything with fewer taps, ours wins.
 bool stock_is_faster(const ConvPool2d& p) {
+  if (stock_is_wrong(p)) return false;
   const bool no_pool = p.pool == Pool::none;
   constexpr int64_t kFewChannels = 16;
   if (no_pool && p.out_channels / p.groups < kFewChannels) return true;
@@ -43,8 +50,27 @@ Algorithm choose(const ConvPool2d& p) {
   return stock_is_faster(p) ? Algorithm::stock : Algorithm::direct;
 }
 
+// Where stock is faster on some processors. Emerald Rapids, time of stock / ours, 3x3:
+//   bfloat16 by tiles: contiguous 128>128 @28 with a pool 1.2, 64>64 @28 without 1.1, 128>256 @56 0.6; channels_last,
+//     for which stock need not copy, 16>32 @56 with a pool 1.7, without 0.9, 32>64 0.9 and 0.5
+//   1x1 from planes, where MKL has AVX-512: 64>64 @56 1.04, 256>64 0.9
+bool stock_is_faster_here(const ConvPool2d& p) {
+  if (stock_is_wrong(p)) return false;
+  const bool no_pool = p.pool == Pool::none;
+  const bool channels_last = p.input_strides.c == 1;
+  const int64_t taps = p.in_channels / p.groups * p.kernel_h * p.kernel_w;
+  if (p.dtype == DType::bf16 && processor_has_bf16_tiles()) {
+    const int64_t most_taps = channels_last ? (no_pool ? 20 : 200) : (no_pool ? 600 : 1200);
+    if (taps > most_taps) return true;
+  }
+  constexpr int64_t kManyPlanes = 192;
+  return stock_multiplies_by_avx512() && no_pool && !channels_last && pointwise_applies(p) &&
+         p.in_channels >= kManyPlanes;
+}
+
 bool supports(const ConvPool2d& p) {
-  return choose(p) != Algorithm::stock;
+  const bool sizes_known = p.batch > 0;
+  return choose(p) != Algorithm::stock && !(sizes_known && stock_is_faster_here(p));
 }
 
 void forward_direct(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {

@@ -1,5 +1,6 @@
 #include "linear/cpu/linear.h"
 
+#include "core/processor.h"
 #include "core/simd.h"
 #include "linear/cpu/forward.h"
 #include "linear/cpu/many_rows.h"
@@ -21,8 +22,7 @@ bool has_few_rows(const Linear& p) {
 // 512 rows 128>128 1.6, 1.8, 2.1; 784>512 1.9, 2.0, 2.2; 20>784 1.2, 1.3, 1.4; 4096>4096 at 64 rows 2.0 (Zen 5).
 bool packing_pays(const Linear& p) {
 #if defined(CPU_CAPABILITY_AVX512)
-  static const bool is_amd = __builtin_cpu_is("amd");
-  return is_amd && p.weight == LinearWeight::f32;
+  return !stock_multiplies_by_avx512() && p.weight == LinearWeight::f32;
 #else
   return false;
 #endif

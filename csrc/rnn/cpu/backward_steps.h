@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/context.h"
+#include "core/processor.h"
 #include "rnn/kernels.h"
 
 namespace fastvision {
@@ -33,18 +34,20 @@ inline int64_t previous_row(const RnnLayer& p, const int64_t* offsets, int64_t d
   return offsets[previous] + sequence;
 }
 
-// Whether packing the weights of a single step can pay. Stock's products are MKL's, which do without AVX-512 on Zen 5.
+// Whether packing the weights of a single step can pay: beside stock's products with AVX-512 it does not.
+inline bool multiplies_single_steps() {
 #if defined(CPU_CAPABILITY_AVX512)
-constexpr bool kMultipliesSingleSteps = true;
+  return !stock_multiplies_by_avx512();
 #else
-constexpr bool kMultipliesSingleSteps = false;
+  return false;
 #endif
+}
 
 // Whether products are the context's. Of ours, with 8 rows, a step takes as long, with 32 rows 0.6 to 0.8 and with 256
 // rows 0.5 of the time.
 inline bool multiplies_by_stock(const RnnLayer& p) {
   constexpr int64_t kMinRows = 8;
-  return p.steps == 1 && p.dtype == DType::f32 && !(kMultipliesSingleSteps && p.batch >= kMinRows);
+  return p.steps == 1 && p.dtype == DType::f32 && !(multiplies_single_steps() && p.batch >= kMinRows);
 }
 
 // Fills rows.gates, arrays.grad_hidden and arrays.grad_cell; where the context multiplies, grad_hidden lacks its
