@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
+from fastvision._native import _C
 from fastvision.convert import convert, explain
 
 
@@ -126,6 +127,66 @@ def test_layers_that_do_nothing_are_left_out_while_they_do(layer, images):
     assert torch.equal(converted(images), converted(images)) is (layer is nn.Identity)
     converted.eval()[3].forward = torch.neg
     assert_close(converted(images), -expected)
+
+
+CHANGES_OF_DIRECT_CALLS = {
+    "weight replaced": lambda m: setattr(m[1], "weight", nn.Parameter(torch.ones(5, 768))),
+    "linear's forward": lambda m: setattr(m[1], "forward", lambda input: input[:, :5]),
+    "linear's class": lambda m: setattr(m[1], "__class__", nn.Identity),
+    "flatten's option": lambda m: setattr(m[0], "start_dim", 2),
+    "relu's class": lambda m: setattr(m[2], "__class__", nn.Tanh),
+    "layers exchanged": lambda m: m.__setitem__(2, nn.Sigmoid()),
+    "layer appended": lambda m: m.append(nn.Tanh()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_DIRECT_CALLS.values(), ids=CHANGES_OF_DIRECT_CALLS)
+def test_layers_that_are_called_directly_are_never_stale(change, images, monkeypatch):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 5), nn.ReLU())
+    converted = convert(model)
+    before = converted(images)
+    assert_close(before, model(images))
+    called = []
+    with monkeypatch.context() as patch:
+        stock = nn.Module.__call__
+        patch.setattr(nn.Module, "__call__", lambda self, *given: called.append(self) or stock(self, *given))
+        converted(images)
+    assert called == [converted]
+    images = images.reshape(2, 1, 768) if change is CHANGES_OF_DIRECT_CALLS["flatten's option"] else images
+    change(model)
+    change(converted)
+    after = converted(images)
+    assert_close(after, model(images))
+    assert after.shape != before.shape or not torch.allclose(after, before, atol=1e-3)
+
+
+@pytest.mark.parametrize("layer", range(3))
+def test_hooks_of_layers_that_are_called_directly(layer, images):
+    converted = convert(nn.Sequential(nn.Flatten(), nn.Linear(768, 5), nn.ReLU()))
+    expected, calls = converted(images), []
+    for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
+        handle = getattr(converted[layer], register)(lambda *_: calls.append(1))
+        result = converted(images.clone().requires_grad_())
+        result.sum().backward()
+        handle.remove()
+        assert_close(result, expected)
+        assert calls == [1]
+        calls.clear()
+
+
+def test_a_relu_that_is_in_place_or_not(images):
+    converted = convert(nn.Sequential(nn.ReLU(), nn.Linear(16, 5)))
+    for inplace in (False, True):
+        converted[0].inplace = inplace
+        input = images.clone()
+        converted(input)
+        assert (input.min() >= 0) == inplace
+
+
+@pytest.mark.parametrize("arguments", [((1,), (), (), ()), ((), (), ((1, (), ()),), ()), ((), (), (), ((1,),))])
+def test_records_of_the_wrong_size(arguments):
+    with pytest.raises(ValueError, match="unchanged: expected a tuple of"):
+        _C.unchanged(*arguments)
 
 
 def test_batch_norm_that_does_not_fit_raises_as_stock(images):

@@ -15,7 +15,7 @@ from fastvision._calls import Unpickled
 from fastvision.convert.chains import Chain, find_chains, fuse, module_layer
 from fastvision.convert.converted import Converted, derive, is_observed, stock_type
 from fastvision.convert.latent_calls import eager_groups, function_of, replace_eager
-from fastvision.convert.snapshot import Snapshot
+from fastvision.convert.snapshot import unchanged
 from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
 
 # How many programs a module keeps.
@@ -82,7 +82,7 @@ class _Program:
             self._trace = None
             return
         chains = chains_of(self._trace)
-        self._snapshot = Snapshot(list(dict.fromkeys(layer for chain in chains for layer in chain.layers)))
+        self._layers_unchanged = unchanged(dict.fromkeys(layer for chain in chains for layer in chain.layers))
         runs = [chain for chain in chains if chain.length > 1]
         for chain in runs:
             fuse(self._trace.graph, chain, _function(chain), chain.nodes[0].args)
@@ -97,7 +97,7 @@ class _Program:
             return False
         if self._trace is None:
             return module.training == self._training  # stock is right whatever else has changed
-        return self._trace.is_current(self._stock.forward) and self._snapshot.is_current()
+        return self._trace.is_current(self._stock.forward) and self._layers_unchanged()
 
 
 def _function(chain: Chain) -> Callable[[Tensor], Tensor]:
