@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastvision._calls import Unpickled
 from fastvision.convert.converted import Converted, derive, is_observed
 from fastvision.convert.runs import Run, find_runs, has_hooks, obstacle
-from fastvision.convert.snapshot import unchanged
+from fastvision.convert.unchanged import unchanged
 from fastvision.nn import Linear
 from fastvision.nn.scripting import NotScriptable
 
@@ -61,7 +61,7 @@ class _Plan(Unpickled):
 
 
 def _does_nothing(step: nn.Module | Run) -> bool:
-    """Whether a call may be left out: it takes 4 to 8 us, and a snapshot of the layer tells when it may no longer."""
+    """Whether a call may be left out: it takes 4 to 8 us, and the plan sees when it may no longer."""
     return type(step) in (nn.Identity, nn.Dropout) and obstacle(step) is None
 
 

@@ -15,8 +15,8 @@ from fastvision._calls import Unpickled
 from fastvision.convert.chains import Chain, find_chains, fuse, module_layer
 from fastvision.convert.converted import Converted, derive, is_observed, stock_type
 from fastvision.convert.latent_calls import eager_groups, function_of, replace_eager
-from fastvision.convert.snapshot import unchanged
 from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
+from fastvision.convert.unchanged import unchanged
 
 # How many programs a module keeps.
 _PROGRAMS = 4
