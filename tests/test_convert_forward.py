@@ -289,3 +289,41 @@ def test_explain():
     assert [(row.name, row.status) for row in rows] == [("conv1 to relu", "replaced"), ("conv2 to bn2", "replaced")]
     rows = explain(convert(InvertedResidual())).rows
     assert (rows[-2].name, rows[-2].reason) == ("expand", "is followed by ReLU6, which is not a layer that is fused")
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.linear, self.activation = nn.Conv2d(3, 4, 3), nn.Linear(144, 5), nn.ReLU()
+
+    def forward(self, images):
+        pooled = F.max_pool2d(F.relu(self.convolution(images)), 2)
+        return self.activation(self.linear(torch.flatten(pooled, 1)))
+
+
+CHANGES_OF_DIRECT_CALLS = {
+    "weight replaced": lambda m: setattr(m.linear, "weight", nn.Parameter(torch.ones(5, 144))),
+    "forward replaced": lambda m: setattr(m.linear, "forward", lambda input: input[:, :5]),
+    "class replaced": lambda m: setattr(m.linear, "__class__", nn.Identity),
+    "layer replaced": lambda m: setattr(m, "activation", nn.Sigmoid()),
+    "hook": lambda m: m.linear.register_forward_hook(lambda module, arguments, result: result + 1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_DIRECT_CALLS.values(), ids=CHANGES_OF_DIRECT_CALLS)
+def test_layers_that_are_called_directly_are_never_stale(change, monkeypatch):
+    model, images = Classifier(), torch.randn(2, 3, 14, 14)
+    converted = convert(model)
+    before = converted(images)
+    assert_close(before, model(images))
+    called = []
+    with monkeypatch.context() as patch:
+        stock = nn.Module.__call__
+        patch.setattr(nn.Module, "__call__", lambda self, *given: called.append(self) or stock(self, *given))
+        converted(images)
+    assert called == [converted]
+    change(model)
+    change(converted)
+    after = converted(images)
+    assert_close(after, model(images))
+    assert after.shape != before.shape or not torch.allclose(after, before, atol=1e-3)

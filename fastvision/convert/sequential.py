@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from fastvision._calls import Unpickled
 from fastvision.convert.converted import Converted, derive, is_observed
+from fastvision.convert.direct import direct
 from fastvision.convert.runs import Run, find_runs, has_hooks, obstacle
 from fastvision.convert.unchanged import unchanged
 from fastvision.nn import Linear
 from fastvision.nn.scripting import NotScriptable
-
-# Layers, exact types, of which a plan calls the forward itself: nn.Module's call takes 0.7 us more.
-_CALLED_DIRECTLY = (Linear, nn.Flatten, nn.ReLU)
 
 
 def runs_its_children(module: nn.Module | None) -> bool:
@@ -56,20 +54,13 @@ class _Plan(Unpickled):
 
     def __init__(self, sequential: nn.Sequential) -> None:
         containers, layers = flatten(sequential)
-        self.steps = [_direct(step) for step in find_runs(layers) if not _does_nothing(step)]
+        self.steps = [direct(step) for step in find_runs(layers) if not _does_nothing(step)]
         self.is_current = unchanged(layers, containers[1:], containers)
 
 
 def _does_nothing(step: nn.Module | Run) -> bool:
     """Whether a call may be left out: it takes 4 to 8 us, and the plan sees when it may no longer."""
     return type(step) in (nn.Identity, nn.Dropout) and obstacle(step) is None
-
-
-def _direct(step: nn.Module | Run) -> Callable[[Tensor], Tensor]:
-    """What a call of the step comes to."""
-    if type(step) not in _CALLED_DIRECTLY or has_hooks(step) or "forward" in step.__dict__ or step._compiled_call_impl:
-        return step
-    return torch.relu if type(step) is nn.ReLU and not step.inplace else step.forward
 
 
 class FusedForward(NotScriptable, Converted):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastvision._calls import Unpickled
 from fastvision.convert.chains import Chain, find_chains, fuse, module_layer
 from fastvision.convert.converted import Converted, derive, is_observed, stock_type
+from fastvision.convert.direct import direct
 from fastvision.convert.latent_calls import eager_groups, function_of, replace_eager
 from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
 from fastvision.convert.unchanged import unchanged
@@ -82,14 +83,28 @@ class _Program:
             self._trace = None
             return
         chains = chains_of(self._trace)
-        self._layers_unchanged = unchanged(dict.fromkeys(layer for chain in chains for layer in chain.layers))
         runs = [chain for chain in chains if chain.length > 1]
         for chain in runs:
-            fuse(self._trace.graph, chain, _function(chain), chain.nodes[0].args)
+            fuse(self._trace.graph, chain, _function(chain.run()), chain.nodes[0].args)
+        layers = [layer for chain in chains for layer in chain.layers] + self._call_directly()
+        self._layers_unchanged = unchanged(dict.fromkeys(layers))
         latents = eager_groups(self._trace.graph, module._rng)
         replace_eager(self._trace.graph, latents)
         if runs or latents:
             self.run = function_of(self._trace.graph, f"forward of {type(module).__name__}")
+
+    def _call_directly(self) -> list[nn.Module]:
+        """The layers whose calls were replaced."""
+        layers = []
+        for node in self._trace.graph.nodes:
+            if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+                continue
+            layer = self._trace.module(node.target)
+            function = direct(layer)
+            if function is not layer:
+                node.op, node.target = "call_function", _function(function)
+                layers.append(layer)
+        return layers
 
     def fits(self, module: nn.Module, signature: Signature) -> bool:
         """Whether this is the program for such arguments, with the module as it is."""
@@ -100,13 +115,13 @@ class _Program:
         return self._trace.is_current(self._stock.forward) and self._layers_unchanged()
 
 
-def _function(chain: Chain) -> Callable[[Tensor], Tensor]:
-    run = chain.run()
+def _function(call: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A plain function, which code made from a graph can name."""
 
-    def fused(input: Tensor) -> Tensor:
-        return run(input)
+    def function(input: Tensor) -> Tensor:
+        return call(input)
 
-    return fused
+    return function
 
 
 class _Programs(Unpickled):
