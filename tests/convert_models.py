@@ -1,5 +1,7 @@
 """Models and instruments that the tests of fastvision.convert share."""
 
+from unittest import mock
+
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,6 +30,14 @@ def fused_calls(model, input):
     with torch.no_grad(), OperatorCounter() as counter:
         model(input)
     return counter.fused
+
+
+def modules_called(model, input):
+    """The modules that are called as modules in one forward, in the order in which the calls begin."""
+    called, stock = [], nn.Module.__call__
+    with mock.patch.object(nn.Module, "__call__", lambda self, *given: called.append(self) or stock(self, *given)):
+        model(input)
+    return called
 
 
 def seeded(build, seed=1):
