@@ -40,6 +40,20 @@ def modules_called(model, input):
     return called
 
 
+def operators_called(model, input):
+    """The operators that one forward calls in inference, in order."""
+    called = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.append(function)
+            return function(*args, **(kwargs or {}))
+
+    with torch.inference_mode(), Recorder():
+        model(input)
+    return called
+
+
 def seeded(build, seed=1):
     """A model with reproducible weights, and statistics in its BatchNorm2d layers that are not the identity."""
     torch.manual_seed(seed)

@@ -17,7 +17,7 @@ from convert_forwards import (
     Reused,
     TwoUsers,
 )
-from convert_models import FUSED, fused_calls, modules_called, seeded
+from convert_models import FUSED, fused_calls, modules_called, operators_called, seeded
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.testing import assert_close
@@ -297,8 +297,8 @@ class Classifier(nn.Module):
         self.convolution, self.linear, self.activation = nn.Conv2d(3, 4, 3), nn.Linear(144, 5), nn.ReLU()
 
     def forward(self, images):
-        pooled = F.max_pool2d(F.relu(self.convolution(images)), 2)
-        return self.activation(self.linear(torch.flatten(pooled, 1)))
+        features = torch.flatten(F.max_pool2d(F.relu(self.convolution(images)), 2), 1)
+        return self.activation(self.linear(features))
 
 
 CHANGES_OF_DIRECT_CALLS = {
@@ -317,6 +317,7 @@ def test_layers_that_are_called_directly_are_never_stale(change):
     before = converted(images)
     assert_close(before, model(images))
     assert modules_called(converted, images) == [converted]
+    assert operators_called(converted, images)[-1] is torch.ops.fastvision.linear.default  # with the ReLU
     change(model)
     change(converted)
     after = converted(images)

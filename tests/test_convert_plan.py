@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from convert_models import Net, OperatorCounter, conv_norm_relu_pool, fused_calls, modules_called, seeded
+from convert_models import (
+    Net,
+    OperatorCounter,
+    conv_norm_relu_pool,
+    fused_calls,
+    modules_called,
+    operators_called,
+    seeded,
+)
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.testing import assert_close
@@ -147,6 +155,7 @@ def test_layers_that_are_called_directly_are_never_stale(change, images):
     before = converted(images)
     assert_close(before, model(images))
     assert modules_called(converted, images) == [converted]
+    assert operators_called(converted, images)[-1] is torch.ops.fastvision.linear.default  # with the ReLU
     images = images.reshape(2, 1, 768) if change is CHANGES_OF_DIRECT_CALLS["flatten's option"] else images
     change(model)
     change(converted)

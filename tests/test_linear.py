@@ -260,6 +260,17 @@ def test_stored_weights_follow_training(dtype):
     assert 0 < module.weight_error() < 0.02
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("training", [False, True])
+def test_module_with_relu(dtype, training):
+    module, x = nn.Linear(40, 9), torch.randn(3, 40)
+    module.__class__ = fastvision.nn.Linear
+    module.weight_dtype = dtype
+    with torch.set_grad_enabled(training):
+        assert torch.equal(module.with_relu(x), module(x).relu())
+        assert module.with_relu(x).requires_grad == training
+
+
 def test_convert_and_revert():
     model = nn.Sequential(nn.Linear(30, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
     x = torch.randn(3, 30)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastvision._calls import Unpickled
 from fastvision.convert.converted import Converted, derive, is_observed
-from fastvision.convert.direct import direct
+from fastvision.convert.direct import direct_calls
 from fastvision.convert.runs import Run, find_runs, has_hooks, obstacle
 from fastvision.convert.unchanged import unchanged
 from fastvision.nn import Linear
@@ -54,7 +54,7 @@ class _Plan(Unpickled):
 
     def __init__(self, sequential: nn.Sequential) -> None:
         containers, layers = flatten(sequential)
-        self.steps = [direct(step) for step in find_runs(layers) if not _does_nothing(step)]
+        self.steps = direct_calls(step for step in find_runs(layers) if not _does_nothing(step))
         self.is_current = unchanged(layers, containers[1:], containers)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastvision._calls import Unpickled
 from fastvision.convert.chains import Chain, find_chains, fuse, module_layer
 from fastvision.convert.converted import Converted, derive, is_observed, stock_type
-from fastvision.convert.direct import direct
+from fastvision.convert.direct import direct, with_relu
 from fastvision.convert.latent_calls import eager_groups, function_of, replace_eager
 from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
 from fastvision.convert.unchanged import unchanged
@@ -97,13 +97,18 @@ class _Program:
         """The layers whose calls were replaced."""
         layers = []
         for node in self._trace.graph.nodes:
-            if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+            layer = module_layer(self._trace.module, node)
+            follower = next(iter(node.users)) if len(node.users) == 1 else None
+            next_layer = None if follower is None else module_layer(self._trace.module, follower)
+            both = with_relu(layer, next_layer)
+            call = both or direct(layer)
+            if call is layer or (node.op != "call_module" and both is None):
                 continue
-            layer = self._trace.module(node.target)
-            function = direct(layer)
-            if function is not layer:
-                node.op, node.target = "call_function", _function(function)
-                layers.append(layer)
+            layers += [layer, next_layer] if both else [layer]
+            node.op, node.target = "call_function", _function(call)
+            if both:
+                follower.replace_all_uses_with(node)
+                self._trace.graph.erase_node(follower)
         return layers
 
     def fits(self, module: nn.Module, signature: Signature) -> bool:

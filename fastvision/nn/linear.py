@@ -8,8 +8,13 @@ from fastvision._calls import PreparedCall
 from fastvision.nn.parameters import tensor_of
 from fastvision.nn.storage import Copies, StoredWeights
 
-_call = PreparedCall(torch.ops.fastvision.linear.default, 3)
-_call_quantized = PreparedCall(torch.ops.fastvision.linear_quantized.default, 4)
+_OPERATORS = torch.ops.fastvision
+_call, _call_with_relu = (
+    PreparedCall(_OPERATORS.linear.default, 3, activation=activation) for activation in ("none", "relu")
+)
+_call_quantized, _call_quantized_with_relu = (
+    PreparedCall(_OPERATORS.linear_quantized.default, 4, activation=activation) for activation in ("none", "relu")
+)
 
 
 class Linear(StoredWeights, nn.Linear):
@@ -24,13 +29,21 @@ class Linear(StoredWeights, nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        weight, bias = tensor_of(self, "weight"), tensor_of(self, "bias")
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return F.linear(input, weight, bias)  # a graph has the layer, for whoever reads it to do with as they like
+            # A graph has the layer, for whoever reads it to do with as they like.
+            return F.linear(input, tensor_of(self, "weight"), tensor_of(self, "bias"))
+        return self._call(input, _call, _call_quantized)
+
+    def with_relu(self, input: Tensor) -> Tensor:
+        """The forward and a ReLU after it in one pass, without hooks."""
+        return self._call(input, _call_with_relu, _call_quantized_with_relu)
+
+    def _call(self, input: Tensor, call: PreparedCall, call_quantized: PreparedCall) -> Tensor:
+        weight, bias = tensor_of(self, "weight"), tensor_of(self, "bias")
         if self._storage is not None and (copies := self._copies_of([weight], input)):
             scale = copies.scales[0] if copies.scales else None
-            return _call_quantized(input, copies.weights[0], scale, bias)
-        return _call(input, weight, bias)
+            return call_quantized(input, copies.weights[0], scale, bias)
+        return call(input, weight, bias)
 
     def _current_weights(self) -> list[Tensor]:
         return [tensor_of(self, "weight")]
