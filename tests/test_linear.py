@@ -266,6 +266,7 @@ def test_module_with_relu(dtype, training):
     module, x = nn.Linear(40, 9), torch.randn(3, 40)
     module.__class__ = fastvision.nn.Linear
     module.weight_dtype = dtype
+    module.train(training)
     with torch.set_grad_enabled(training):
         assert torch.equal(module.with_relu(x), module(x).relu())
         assert module.with_relu(x).requires_grad == training
