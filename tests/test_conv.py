@@ -95,6 +95,14 @@ def test_layout_of_an_unbatched_result(capability, weight_layout, pool, training
         assert_same_layout(conv2d_pool2d(*(t.to("meta") for t in leaves), pool=pool), expected)
 
 
+def test_a_single_column_in_bfloat16(capability):
+    """With AMX stock's result is rubbish there, and otherwise faster in this layout."""
+    options = {"stride": (1, 2), "padding": 1, "pool": "none"}
+    problem = Problem(1, 64, 8, 2, 64, dtype=torch.bfloat16, layout="channels_last", options=options)
+    tensors = problem.tensors()
+    assert_accurate(conv2d_pool2d(*tensors, **problem.options), exact(problem, tensors))
+
+
 def test_strided_bias(capability):
     input, weight, _ = SAMPLES["plain"].tensors()
     bias = torch.randn(16, 3)[:, 1]
