@@ -1,5 +1,7 @@
 """fastvision.explain: what is replaced, what is not, and why."""
 
+import copy
+
 import pytest
 import torch
 from convert_models import Net, seeded
@@ -128,6 +130,20 @@ REASONS = {
 def test_why_a_layer_is_not_replaced(layers, reason):
     rows = explain(convert(nn.Sequential(*layers))).rows
     assert next(row.reason for row in rows if row.status == "not replaced") == reason
+
+
+@pytest.mark.parametrize("between", [(), (nn.Dropout(),), (nn.Tanh(),)])
+def test_a_relu_that_the_linear_does(between):
+    model = nn.Sequential(nn.Linear(4, 3), *between, nn.ReLU()).eval()
+    hindered = copy.deepcopy(model)
+    hindered[0].register_forward_hook(lambda *_: None)
+    done = not between or type(between[0]) is nn.Dropout
+    for net, expected in ((model, done), (hindered, False)):
+        for report, status in ((explain(net), "replaceable"), (explain(convert(net)), "replaced")):
+            row = report.rows[-1]
+            assert row.layers == ("ReLU",)
+            assert row.status == (status if expected else "not replaced")
+            assert row.reason.startswith("is done by the linear" if expected else "does not continue")
 
 
 def test_a_layer_alone():

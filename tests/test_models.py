@@ -71,7 +71,7 @@ def test_recognition_cnn_converts():
     model = small_cnn().eval()
     converted = fastvision.convert(model)
     images = torch.rand(3, 1, 28, 28)
-    assert fastvision.explain(converted).count("replaced") == 5
+    assert fastvision.explain(converted).count("replaced") == 6
     assert list(converted.state_dict()) == list(model.state_dict())
     torch.testing.assert_close(converted(images), model(images), atol=1e-5, rtol=1e-5)
 

@@ -12,10 +12,11 @@ from fastvision.convert.converted import stock_type
 from fastvision.convert.latent_calls import draws_like_its_own, eager_groups
 from fastvision.convert.latents import Match, find_divergences, find_samples, resembles
 from fastvision.convert.layers import is_ours, operator_name, replacement
-from fastvision.convert.runs import Run, find_runs, obstacle
-from fastvision.convert.sequential import FusedForward, flatten, runs_its_children
+from fastvision.convert.runs import Run, find_runs, has_hooks, obstacle
+from fastvision.convert.sequential import FusedForward, does_nothing, flatten, runs_its_children
 from fastvision.convert.traced import TracedForward, calls_convolutions, chains_of, is_candidate, trace
 from fastvision.convert.tracing import Trace, UntraceableError
+from fastvision.nn import Linear
 
 REPLACED = "replaced"
 REPLACEABLE = "replaceable"
@@ -113,7 +114,11 @@ class _Explanation:
             if isinstance(step, Run):
                 last = self._names[step.layers[-1]]
                 yield _run_row(step, last, isinstance(sequential, FusedForward), self._names)
-            elif step is not None:
+            elif step not in self._seen and _continues_linear(layers, position):
+                self._seen.add(step)
+                status = REPLACED if isinstance(sequential, FusedForward) else REPLACEABLE
+                yield Row(self._names[step], ("ReLU",), status, "is done by the linear before it")
+            else:
                 yield from self.rows(step, _why_alone(layers, position))
             position += len(step.layers) if isinstance(step, Run) else 1
 
@@ -222,6 +227,18 @@ def _storage_note(layer: nn.Module) -> str:
 
 def _unfused_row(layer: nn.Module, reason: str, names: dict[nn.Module, str]) -> Row:
     return Row(names[layer], (type(layer).__name__,), NOT_REPLACED, reason)
+
+
+def _continues_linear(layers: list[nn.Module], position: int) -> bool:
+    """Whether a layer is the ReLU of a Linear before it, between which nothing is done."""
+    if type(layers[position]) is not nn.ReLU or obstacle(layers[position]):
+        return False
+    for before in reversed(layers[:position]):
+        if type(before) in (nn.Linear, Linear):
+            return not has_hooks(before) and "forward" not in before.__dict__
+        if not does_nothing(before):
+            return False
+    return False
 
 
 def _why_alone(layers: list[nn.Module], position: int) -> str:

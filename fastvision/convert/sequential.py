@@ -54,11 +54,11 @@ class _Plan(Unpickled):
 
     def __init__(self, sequential: nn.Sequential) -> None:
         containers, layers = flatten(sequential)
-        self.steps = direct_calls(step for step in find_runs(layers) if not _does_nothing(step))
+        self.steps = direct_calls(step for step in find_runs(layers) if not does_nothing(step))
         self.is_current = unchanged(layers, containers[1:], containers)
 
 
-def _does_nothing(step: nn.Module | Run) -> bool:
+def does_nothing(step: nn.Module | Run) -> bool:
     """Whether a call may be left out: it takes 4 to 8 us, and the plan sees when it may no longer."""
     return type(step) in (nn.Identity, nn.Dropout) and obstacle(step) is None
 
