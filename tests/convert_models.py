@@ -5,6 +5,7 @@ from unittest import mock
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 _OPS = torch.ops.fastvision
 FUSED = tuple(
@@ -14,15 +15,19 @@ FUSED = tuple(
 
 
 class OperatorCounter(TorchDispatchMode):
-    """Counts the calls of the fused operators."""
+    """The operators that are called, in order, and how many of them are fused."""
 
     def __enter__(self):
-        self.fused = 0
+        self.called = []
         return super().__enter__()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.fused += function in FUSED
+        self.called.append(function)
         return function(*args, **(kwargs or {}))
+
+    @property
+    def fused(self):
+        return sum(function in FUSED for function in self.called)
 
 
 def fused_calls(model, input):
@@ -42,16 +47,28 @@ def modules_called(model, input):
 
 def operators_called(model, input):
     """The operators that one forward calls in inference, in order."""
-    called = []
-
-    class Recorder(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            called.append(function)
-            return function(*args, **(kwargs or {}))
-
-    with torch.inference_mode(), Recorder():
+    with torch.inference_mode(), OperatorCounter() as counter:
         model(input)
-    return called
+    return counter.called
+
+
+def tensors(output):
+    """All tensors in it."""
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+
+
+def training_step(model, *arguments):
+    """Outputs, gradients (of floating point arguments, too) and buffers."""
+    torch.manual_seed(3)
+    arguments = [
+        value.clone().requires_grad_() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for value in arguments
+    ]
+    outputs = tensors(model(*arguments))
+    loss = sum(output.square().mean() for output in outputs)
+    leaves = [value for value in tensors(arguments) if value.requires_grad]
+    gradients = torch.autograd.grad(loss, [*leaves, *model.parameters()])
+    return [*outputs, *gradients, *(buffer.clone() for buffer in model.buffers())]
 
 
 def seeded(build, seed=1):

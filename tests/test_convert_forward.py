@@ -17,11 +17,10 @@ from convert_forwards import (
     Reused,
     TwoUsers,
 )
-from convert_models import FUSED, fused_calls, modules_called, operators_called, seeded
+from convert_models import FUSED, fused_calls, modules_called, operators_called, seeded, tensors, training_step
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.testing import assert_close
-from torch.utils._pytree import tree_leaves
 
 from fastvision.convert import convert, explain, revert
 
@@ -31,20 +30,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def images():
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-
-
-def tensors(output):
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-
-
-def training_step(model, images):
-    """Outputs, gradients and buffers."""
-    torch.manual_seed(3)
-    leaf = images.clone().requires_grad_()
-    outputs = tensors(model(leaf))
-    loss = sum(output.square().mean() for output in outputs)
-    gradients = torch.autograd.grad(loss, [leaf, *model.parameters()])
-    return [*outputs, *gradients, *(buffer.clone() for buffer in model.buffers())]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -323,3 +308,12 @@ def test_layers_that_are_called_directly_are_never_stale(change):
     after = converted(images)
     assert_close(after, model(images))
     assert after.shape != before.shape or not torch.allclose(after, before, atol=1e-3)
+
+
+def test_an_exported_forward_keeps_dense_layers_as_stock():
+    """Whoever reads a graph does with them as they like."""
+    converted, images = convert(Classifier()).eval(), torch.randn(2, 3, 14, 14)
+    converted(images)
+    graph = torch.export.export(converted, (images,), strict=False).graph
+    called = [node.target for node in graph.nodes if node.op == "call_function"]
+    assert called[-2:] == [torch.ops.aten.linear.default, torch.ops.aten.relu.default]

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from convert_models import seeded
+from convert_models import seeded, training_step
 from convert_sequences import CRNN, MODELS, Decides, EncoderDecoder, FrameLSTM, Shared
 from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
@@ -15,22 +15,14 @@ from fastvision.convert import convert, explain, revert
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def outcome(model, arguments):
-    """Outputs, gradients and buffers."""
-    torch.manual_seed(3)
-    outputs = model(*arguments)
-    outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
-    loss = sum(output.square().mean() for output in outputs)
-    gradients = torch.autograd.grad(loss, list(model.parameters()))
-    return [*outputs, *gradients, *(buffer.clone() for buffer in model.buffers())]
-
-
 @pytest.mark.parametrize("kind", MODELS)
 def test_same_computation(kind):
     model, arguments = seeded(kind), kind.arguments()
     converted = convert(model)
     for mode in (False, True, False):
-        assert_close(*(outcome(module.train(mode), arguments) for module in (converted, model)), rtol=1e-4, atol=1e-5)
+        assert_close(
+            *(training_step(module.train(mode), *arguments) for module in (converted, model)), rtol=1e-4, atol=1e-5
+        )
     with torch.inference_mode():
         expected = model(*arguments)
         for clone in (converted, copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):

@@ -17,6 +17,11 @@ _call_quantized, _call_quantized_with_relu = (
 )
 
 
+def _is_recorded() -> bool:
+    """Whether a graph is made. It has stock's layers, for whoever reads it to do with as they like."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 class Linear(StoredWeights, nn.Linear):
     """`torch.nn.Linear`, faster in inference: its arguments, attributes, parameters, initialisation and state_dict.
 
@@ -29,16 +34,17 @@ class Linear(StoredWeights, nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            # A graph has the layer, for whoever reads it to do with as they like.
+        if _is_recorded():
             return F.linear(input, tensor_of(self, "weight"), tensor_of(self, "bias"))
-        return self._call(input, _call, _call_quantized)
+        return self._run(input, _call, _call_quantized)
 
     def with_relu(self, input: Tensor) -> Tensor:
         """The forward and a ReLU after it in one pass, without hooks."""
-        return self._call(input, _call_with_relu, _call_quantized_with_relu)
+        if _is_recorded():
+            return torch.relu(self.forward(input))
+        return self._run(input, _call_with_relu, _call_quantized_with_relu)
 
-    def _call(self, input: Tensor, call: PreparedCall, call_quantized: PreparedCall) -> Tensor:
+    def _run(self, input: Tensor, call: PreparedCall, call_quantized: PreparedCall) -> Tensor:
         weight, bias = tensor_of(self, "weight"), tensor_of(self, "bias")
         if self._storage is not None and (copies := self._copies_of([weight], input)):
             scale = copies.scales[0] if copies.scales else None
