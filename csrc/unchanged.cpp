@@ -15,10 +15,10 @@ PyObject* item(PyObject* tuple, Py_ssize_t i) {
   return PyTuple_GET_ITEM(tuple, i);
 }
 
-py::object names_of(PyObject* module) {
-  PyObject* names = PyObject_GenericGetDict(module, nullptr);
-  if (!names) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(names);
+py::object dict_of(PyObject* module) {
+  PyObject* dict = PyObject_GenericGetDict(module, nullptr);
+  if (!dict) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(dict);
 }
 
 bool are_equal(PyObject* value, PyObject* expected) {
@@ -33,7 +33,7 @@ bool are_equal(PyObject* value, PyObject* expected) {
 }
 
 bool holds(PyObject* state) {
-  const py::object dict = names_of(item(state, kModule));
+  const py::object dict = dict_of(item(state, kModule));
   static PyObject* const forward = PyUnicode_InternFromString("forward");
   const int has_forward = PyDict_Contains(dict.ptr(), forward);
   if (has_forward < 0) throw py::error_already_set();
@@ -49,7 +49,7 @@ bool holds(PyObject* state) {
 
 bool has_children(PyObject* parent) {
   static PyObject* const name = PyUnicode_InternFromString("_modules");
-  const py::object dict = names_of(item(parent, kContainer));
+  const py::object dict = dict_of(item(parent, kContainer));
   PyObject* modules = PyDict_GetItemWithError(dict.ptr(), name);
   if (!modules && PyErr_Occurred()) throw py::error_already_set();
   PyObject* children = item(parent, kChildren);

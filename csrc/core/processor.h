@@ -39,4 +39,13 @@ inline bool processor_has_bf16_tiles() {
 }
 #endif
 
+// Whether products of this library are by AVX-512 and stock's fp32 products are not.
+inline bool multiplies_wider_than_stock() {
+#if defined(CPU_CAPABILITY_AVX512)
+  return !stock_multiplies_by_avx512();
+#else
+  return false;
+#endif
+}
+
 }  // namespace fastvision

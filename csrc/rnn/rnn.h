@@ -24,7 +24,7 @@ struct RnnLayer {
   int64_t steps = 0, batch = 0, input_size = 0, hidden_size = 0;
   int64_t directions = 1;  // the second one reads its sequences from their ends
   bool has_masks = false;
-  bool is_packed = false;  // sequences of different lengths, which stock multiplies step by step
+  bool is_packed = false;  // for `supports`, which is asked before there are batch_sizes
 
   // Packed sequences: how many of the batch's sequences reach each step, never growing, the first `batch`; null
   // where all do. Rows are numbered step by step: (step, sequence) is row offset(step) + sequence.

@@ -10,8 +10,7 @@ from torch import nn
 from fastvision.convert.check import check_outputs, outputs_in_eval_mode
 from fastvision.convert.converted import Converted, stock_class
 from fastvision.convert.layers import original, replacement
-from fastvision.convert.sequential import fused_class, runs_its_children
-from fastvision.convert.sequential import has_gains as sequential_has_gains
+from fastvision.convert.sequential import fused_class, has_runs_or_linear, runs_its_children
 from fastvision.convert.traced import TracedForward, has_gains, traced_class
 from fastvision.nn.storage import check_weight_dtype
 
@@ -110,7 +109,7 @@ def _converted_class(module: nn.Module, rng: str) -> type[nn.Module] | None:
     if isinstance(module, Converted):
         return None
     if runs_its_children(module):
-        return _derived(fused_class, module) if sequential_has_gains(module) else None
+        return _derived(fused_class, module) if has_runs_or_linear(module) else None
     return replacement(module) or (_derived(traced_class, module) if has_gains(module, rng) else None)
 
 

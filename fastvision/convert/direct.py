@@ -12,14 +12,14 @@ from fastvision.nn import Linear
 _CALLED_DIRECTLY = (Linear, nn.Flatten, nn.ReLU)
 
 
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a call of the layer is the forward of its class and no more."""
+    return not has_hooks(layer) and "forward" not in layer.__dict__ and layer._compiled_call_impl is None
+
+
 def is_direct(layer: Callable[[Tensor], Tensor]) -> bool:
-    """Whether a call of the layer is its forward and no more."""
-    return (
-        type(layer) in _CALLED_DIRECTLY
-        and not has_hooks(layer)
-        and "forward" not in layer.__dict__
-        and layer._compiled_call_impl is None
-    )
+    """Whether a plan calls the layer's forward itself."""
+    return type(layer) in _CALLED_DIRECTLY and is_plain(layer)
 
 
 def direct(layer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -9,10 +9,11 @@ from torch.nn.utils import parametrize
 
 from fastvision.convert.chains import Chain
 from fastvision.convert.converted import stock_type
+from fastvision.convert.direct import is_plain
 from fastvision.convert.latent_calls import draws_like_its_own, eager_groups
 from fastvision.convert.latents import Match, find_divergences, find_samples, resembles
 from fastvision.convert.layers import is_ours, operator_name, replacement
-from fastvision.convert.runs import Run, find_runs, has_hooks, obstacle
+from fastvision.convert.runs import Run, find_runs, obstacle
 from fastvision.convert.sequential import FusedForward, does_nothing, flatten, runs_its_children
 from fastvision.convert.traced import TracedForward, calls_convolutions, chains_of, is_candidate, trace
 from fastvision.convert.tracing import Trace, UntraceableError
@@ -231,14 +232,10 @@ def _unfused_row(layer: nn.Module, reason: str, names: dict[nn.Module, str]) -> 
 
 def _continues_linear(layers: list[nn.Module], position: int) -> bool:
     """Whether a layer is the ReLU of a Linear before it, between which nothing is done."""
-    if type(layers[position]) is not nn.ReLU or obstacle(layers[position]):
-        return False
-    for before in reversed(layers[:position]):
-        if type(before) in (nn.Linear, Linear):
-            return not has_hooks(before) and "forward" not in before.__dict__
-        if not does_nothing(before):
-            return False
-    return False
+    layer = layers[position]
+    before = next((earlier for earlier in reversed(layers[:position]) if not does_nothing(earlier)), None)
+    is_pair = type(layer) is nn.ReLU and type(before) in (nn.Linear, Linear)
+    return is_pair and is_plain(layer) and is_plain(before)
 
 
 def _why_alone(layers: list[nn.Module], position: int) -> str:

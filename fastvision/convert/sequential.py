@@ -43,7 +43,7 @@ def flatten(sequential: nn.Sequential) -> tuple[list[nn.Sequential], list[nn.Mod
     return containers, layers
 
 
-def has_gains(sequential: nn.Sequential) -> bool:
+def has_runs_or_linear(sequential: nn.Sequential) -> bool:
     """Whether there is something to fuse, now or in another mode of the model, or a Linear to call directly."""
     steps = find_runs(flatten(sequential)[1], structure_only=True)
     return any(isinstance(step, Run) or type(step) in (nn.Linear, Linear) for step in steps)

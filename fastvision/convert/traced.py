@@ -95,21 +95,23 @@ class _Program:
 
     def _call_directly(self) -> list[nn.Module]:
         """The layers whose calls were replaced."""
-        layers = []
-        for node in self._trace.graph.nodes:
-            layer = module_layer(self._trace.module, node)
-            follower = next(iter(node.users)) if len(node.users) == 1 else None
-            next_layer = None if follower is None else module_layer(self._trace.module, follower)
-            both = with_relu(layer, next_layer)
-            call = both or direct(layer)
-            if call is layer or (node.op != "call_module" and both is None):
+        graph, replaced = self._trace.graph, []
+        layers = {node: module_layer(self._trace.module, node) for node in graph.nodes}
+        for node in graph.nodes:
+            if node.op != "call_module":
                 continue
-            layers += [layer, next_layer] if both else [layer]
+            layer, follower = layers[node], next(iter(node.users)) if len(node.users) == 1 else None
+            both = with_relu(layer, layers.get(follower))
+            call = both or direct(layer)
+            if call is layer:
+                continue
             node.op, node.target = "call_function", _function(call)
+            replaced.append(layer)
             if both:
+                replaced.append(layers[follower])
                 follower.replace_all_uses_with(node)
-                self._trace.graph.erase_node(follower)
-        return layers
+                graph.erase_node(follower)
+        return replaced
 
     def fits(self, module: nn.Module, signature: Signature) -> bool:
         """Whether this is the program for such arguments, with the module as it is."""

@@ -1,6 +1,6 @@
 """What a plan of fused layers was made from, so that a call can tell whether the plan still holds."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from torch import nn
 
@@ -24,7 +24,7 @@ _OPTIONS: dict[type[nn.Module], tuple[str, ...]] = {
 
 
 def unchanged(
-    layers: Iterable[nn.Module], containers: Iterable[nn.Module] = (), parents: Iterable[nn.Module] = ()
+    layers: Collection[nn.Module], containers: Iterable[nn.Module] = (), parents: Iterable[nn.Module] = ()
 ) -> Callable[[], bool]:
     """A function that tells whether all is as it is now: layers, the containers that they are called through, and the
     children of `parents`.

@@ -16,6 +16,11 @@ enum class Algorithm : uint8_t { stock, direct, pointwise, winograd, winograd_pl
 // Fewer output channels per group leave most of a vector idle: depthwise convolution is stock's.
 constexpr int64_t kMinGroupChannels = 8;
 
+// Products of one output.
+int64_t taps(const ConvPool2d& p) {
+  return p.in_channels / p.groups * p.kernel_h * p.kernel_w;
+}
+
 // What oneDNN's tiles compute is rubbish where a stride leaves a single column (torch 2.13).
 bool stock_is_wrong(const ConvPool2d& p) {
   return p.dtype == DType::bf16 && processor_has_bf16_tiles() && p.stride_w > 1 && p.conv_w == 1;
@@ -33,9 +38,8 @@ bool stock_is_faster(const ConvPool2d& p) {
   constexpr int64_t kFewChannels = 16;
   if (no_pool && p.out_channels / p.groups < kFewChannels) return true;
   constexpr int64_t kLongSum = 1700, kLongestSum = 4096;
-  const int64_t taps = p.in_channels / p.groups * p.kernel_h * p.kernel_w;
   const bool channels_last = p.input_strides.c == 1;
-  return p.batch > 1 && taps >= (no_pool && channels_last ? kLongSum : kLongestSum) && (no_pool || channels_last);
+  return p.batch > 1 && taps(p) >= (no_pool && channels_last ? kLongSum : kLongestSum) && (no_pool || channels_last);
 }
 
 Algorithm choose(const ConvPool2d& p) {
@@ -58,10 +62,9 @@ bool stock_is_faster_here(const ConvPool2d& p) {
   if (stock_is_wrong(p)) return false;
   const bool no_pool = p.pool == Pool::none;
   const bool channels_last = p.input_strides.c == 1;
-  const int64_t taps = p.in_channels / p.groups * p.kernel_h * p.kernel_w;
   if (p.dtype == DType::bf16 && processor_has_bf16_tiles()) {
     const int64_t most_taps = channels_last ? (no_pool ? 20 : 200) : (no_pool ? 600 : 1200);
-    if (taps > most_taps) return true;
+    if (taps(p) > most_taps) return true;
   }
   constexpr int64_t kManyPlanes = 192;
   return stock_multiplies_by_avx512() && no_pool && !channels_last && pointwise_applies(p) &&

@@ -21,11 +21,7 @@ bool has_few_rows(const Linear& p) {
 // For more rows. Stock's products are MKL's, which do without AVX-512 on AMD's processors: its time over ours at 9, 32,
 // 512 rows 128>128 1.6, 1.8, 2.1; 784>512 1.9, 2.0, 2.2; 20>784 1.2, 1.3, 1.4; 4096>4096 at 64 rows 2.0 (Zen 5).
 bool packing_pays(const Linear& p) {
-#if defined(CPU_CAPABILITY_AVX512)
-  return !stock_multiplies_by_avx512() && p.weight == LinearWeight::f32;
-#else
-  return false;
-#endif
+  return multiplies_wider_than_stock() && p.weight == LinearWeight::f32;
 }
 
 bool is_faster(const Linear& p) {

@@ -34,20 +34,11 @@ inline int64_t previous_row(const RnnLayer& p, const int64_t* offsets, int64_t d
   return offsets[previous] + sequence;
 }
 
-// Whether packing the weights of a single step can pay: beside stock's products with AVX-512 it does not.
-inline bool multiplies_single_steps() {
-#if defined(CPU_CAPABILITY_AVX512)
-  return !stock_multiplies_by_avx512();
-#else
-  return false;
-#endif
-}
-
-// Whether products are the context's. Of ours, with 8 rows, a step takes as long, with 32 rows 0.6 to 0.8 and with 256
-// rows 0.5 of the time.
+// Whether products are the context's: packing the weights of a single step can only pay where ours are wider. There,
+// with 8 rows, a step takes as long, with 32 rows 0.6 to 0.8 and with 256 rows 0.5 of the time.
 inline bool multiplies_by_stock(const RnnLayer& p) {
   constexpr int64_t kMinRows = 8;
-  return p.steps == 1 && p.dtype == DType::f32 && !(multiplies_single_steps() && p.batch >= kMinRows);
+  return p.steps == 1 && p.dtype == DType::f32 && !(multiplies_wider_than_stock() && p.batch >= kMinRows);
 }
 
 // Fills rows.gates, arrays.grad_hidden and arrays.grad_cell; where the context multiplies, grad_hidden lacks its

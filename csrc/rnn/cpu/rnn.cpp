@@ -14,7 +14,7 @@ namespace {
 // which ours do not yet: time of stock / ours on Zen 5, 20 to 100 steps, LSTM 0.7 to 1.0, GRU of 256 units 1.6, of 512
 // units 0.8; by tiles (Emerald Rapids) GRU of 256 units 0.8. Masks are ours.
 bool trains_faster_in_stock(const RnnLayer& p) {
-  if (p.steps == 1) return p.dtype == DType::bf16 || (p.dtype == DType::f16 && !multiplies_single_steps());
+  if (p.steps == 1) return p.dtype == DType::bf16 || (p.dtype == DType::f16 && !multiplies_wider_than_stock());
   constexpr int64_t kMostUnits = 256;
   if (p.dtype != DType::bf16 || p.steps < 1 || p.has_masks) return false;
   if (processor_has_bf16_tiles()) return true;
