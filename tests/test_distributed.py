@@ -1,13 +1,11 @@
 """Converted models in several processes: torchrun with DistributedDataParallel and FSDP2, workers of a DataLoader."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from distributed_cases import OPTIMIZER, OPTIONS, dataset
+from distributed_cases import OPTIMIZER, OPTIONS, dataset, run_two_processes
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, Dataset
@@ -22,12 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def trained_by_two(tmp_path_factory):
     """state_dicts of models that two processes trained, by kind and whether the parameters were distributed."""
     path = tmp_path_factory.mktemp("distributed") / "states.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    folders = [Path(fastvision.__file__).parents[1], ROOT / "examples"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders)), "OMP_NUM_THREADS": "1"}
-    command += [str(ROOT / "tests" / "distributed_program.py"), str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    run_two_processes(ROOT / "tests" / "distributed_program.py", path, folders=(ROOT / "examples",))
     return torch.load(path)
 
 

@@ -1,19 +1,14 @@
 """Sequences in training, and training in several processes."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from distributed_cases import run_two_processes
 from test_training import dark_and_bright
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-import fastvision
 from fastvision import data
 from fastvision.data import SequenceDataset
 from fastvision.training import Session, Settings, load_checkpoint, load_trained, negative_elbo, predict
@@ -102,11 +97,7 @@ with torchrun_processes("cpu") as (processes, _):
     during = train(processes)
 print(f"{during} kinds, then {threads()}\\n", end="")
 """)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
-    environment = os.environ | {"PYTHONPATH": str(Path(fastvision.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["2 kinds, then 0"] * 2
+    assert run_two_processes(script).splitlines() == ["2 kinds, then 0"] * 2
 
 
 @pytest.mark.slow
@@ -115,24 +106,10 @@ def test_two_processes_train_as_one(tmp_path):
     train_set, test_set = dark_and_bright(46), dark_and_bright(10)
     arrays = {"x_train": train_set.images, "y_train": train_set.labels, "x_test": test_set.images}
     np.savez(tmp_path / "shades.npz", **arrays, y_test=test_set.labels)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [
-        "-m",
-        "fastvision",
-        "train",
-        "recognition",
-        "--data",
-        "shades.npz",
-        "--batch-size",
-        "8",
-        "--epochs",
-        "2",
-    ]
-    command += ["--epochs", "2", "--optimizer", "momentum", "--lr", "0.01", "--out", "two"]
-    environment = os.environ | {"PYTHONPATH": str(Path(fastvision.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Best: epoch") == done.stdout.count("epoch 2: validation") == 1
+    command = ["-m", "fastvision", "train", "recognition", "--data", "shades.npz", "--batch-size", "8", "--epochs", "2"]
+    command += ["--optimizer", "momentum", "--lr", "0.01", "--out", "two"]
+    printed = run_two_processes(*command, cwd=tmp_path)
+    assert printed.count("Best: epoch") == printed.count("epoch 2: validation") == 1
     (tmp_path / "one").mkdir()
     settings = Settings("recognition", batch_size=8, optimizer="momentum", learning_rate=0.01)
     Session(settings, data.load(tmp_path / "shades.npz")[0], tmp_path / "one").run(2)
