@@ -223,8 +223,7 @@ void select_carefully(const Vec (&window)[4], const Vec& bias, float* values, fl
 template <bool Select>
 inline FASTVISION_INLINE void pool_window(const Vec (&window)[4], const Vec& bias, bool relu, float* values,
                                           float* codes) {
-  using at::vec::maximum;  // keeps NaN
-  Vec best = maximum(maximum(window[0], window[1]), maximum(window[2], window[3])) + bias;
+  Vec best = max_keeping_nan(window[0], window[1], window[2], window[3]) + bias;
   if constexpr (Select) {
     Vec code = winner_of_window(window[0], window[1], window[2], window[3]);
     if (__builtin_expect(best.has_inf_nan(), false)) {
@@ -236,7 +235,8 @@ inline FASTVISION_INLINE void pool_window(const Vec (&window)[4], const Vec& bia
     if (relu) code = Vec::blendv(code, Vec(static_cast<float>(kDead)), best <= Vec(0.f));
     code.store(codes);
   }
-  (relu ? max_keeping_second(Vec(0.f), best) : best).store(values);
+  const Vec least(relu ? 0.f : -std::numeric_limits<float>::infinity());  // no branch for each vector
+  max_keeping_second(least, best).store(values);
 }
 
 template <int InChannels, int Channels, bool Select>
@@ -278,7 +278,10 @@ void multiply_and_pool(const float* inputs, const float* weights, const float* b
     pool_tile<InChannels, Channels, Select>(inputs + i, weights, bias, relu, part);
     if (whole) continue;
     for (int o = 0; o < Channels; ++o) {
-      std::copy_n(values + o * kWindows, windows - i, target.values + o * target.value_plane + i);
+      for (int64_t x = i; x < windows; x += kLanes) {
+        Vec::loadu(values + o * kWindows + x - i)
+            .store(target.values + o * target.value_plane + x, static_cast<int>(std::min(windows - x, kLanes)));
+      }
     }
   }
 }
