@@ -120,7 +120,7 @@ def libraries() -> list[Library]:
         ),
         Library(
             f"_C{python_suffix}",
-            [CSRC / "prepared_call.cpp", CSRC / "python.cpp", CSRC / "unchanged.cpp"],
+            [CSRC / f"{name}.cpp" for name in ("operator_call", "prepared_call", "python", "unchanged")],
             [*common, "-O2", "-fvisibility=hidden", f"-isystem{sysconfig.get_path('include')}"],
             [*cxx, "-shared", *run_path, "-ltorch_python", "-ltorch_cpu", "-lc10"],
             needs=["libfastvision.so"],

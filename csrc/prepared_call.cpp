@@ -1,13 +1,11 @@
 #include "prepared_call.h"
 
-#include <ATen/PythonTorchFunctionTLS.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/Exceptions.h>
-#include <torch/csrc/autograd/python_variable.h>
-#include <torch/csrc/jit/python/pybind_utils.h>
 
 #include <memory>
-#include <vector>
+
+#include "attributes.h"
+#include "operator_call.h"
 
 namespace py = pybind11;
 
@@ -15,100 +13,96 @@ namespace fastvision {
 namespace {
 
 struct PreparedCall {
-  c10::OperatorHandle op;
-  std::vector<bool> is_list;  // of the arguments that a call passes: a list of tensors, or a tensor
-  std::vector<c10::IValue> options;
+  static constexpr const char* kName = "fastvision.PreparedCall";
+
+  OperatorCall op;
   py::object otherwise;
+
+  bool run(PyObject* const* arguments, size_t count, c10::Stack& stack) const {
+    for (size_t i = 0; i < count; ++i) {
+      if (!op.append(arguments[i], stack)) return false;
+    }
+    return op.run(stack);
+  }
 };
 
-constexpr const char* kCapsule = "fastvision.PreparedCall";
+struct ModuleCall {
+  static constexpr const char* kName = "fastvision.ModuleCall";
 
-bool append_list(PyObject* const* items, Py_ssize_t count, c10::Stack& stack) {
-  c10::List<at::Tensor> tensors;
-  tensors.reserve(count);
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    if (!THPVariable_CheckExact(items[i])) return false;
-    tensors.push_back(THPVariable_Unpack(items[i]));
-  }
-  stack.emplace_back(std::move(tensors));
-  return true;
-}
+  OperatorCall op;
+  size_t inputs;
+  py::tuple names;
+  std::vector<std::pair<py::object, py::object>> attributes;
+  py::object otherwise;
 
-bool append_argument(PyObject* argument, bool is_list, c10::Stack& stack) {
-  if (is_list) {
-    return (PyList_CheckExact(argument) || PyTuple_CheckExact(argument)) &&
-           append_list(PySequence_Fast_ITEMS(argument), PySequence_Fast_GET_SIZE(argument), stack);
+  bool run(PyObject* const* arguments, size_t count, c10::Stack& stack) const {
+    if (count != inputs + 1) return false;
+    for (size_t i = 1; i < count; ++i) {
+      if (!op.append(arguments[i], stack)) return false;
+    }
+    const py::object module = attributes_of(arguments[0]);
+    if (!module || !has_attributes(module.ptr()) || !append_tensors(module.ptr(), stack)) return false;
+    return op.run(stack);
   }
-  if (argument == Py_None) {
-    stack.emplace_back();
+
+ private:
+  bool has_attributes(PyObject* module) const {
+    for (const auto& [name, value] : attributes) {
+      PyObject* found = find(module, name.ptr());
+      if (!found || !are_equal(found, value.ptr())) return false;
+    }
     return true;
   }
-  if (!THPVariable_CheckExact(argument)) return false;
-  stack.emplace_back(THPVariable_Unpack(argument));
-  return true;
-}
 
-// False where the call is not a plain one.
-bool append_arguments(const PreparedCall& prepared, PyObject* const* arguments, size_t count, c10::Stack& stack) {
-  if (count != prepared.is_list.size() || at::impl::torch_function_mode_enabled()) {
-    return false;
+  bool append_tensors(PyObject* module, c10::Stack& stack) const {
+    static PyObject* const parameters_name = PyUnicode_InternFromString("_parameters");
+    PyObject* parameters = find(module, parameters_name);
+    if (!parameters || !PyDict_Check(parameters)) return false;
+    for (const py::handle& name : names) {
+      PyObject* tensor = find(parameters, name.ptr());
+      if (!tensor || !op.append(tensor, stack)) return false;
+    }
+    return true;
   }
-  for (size_t i = 0; i < count; ++i) {
-    if (!append_argument(arguments[i], prepared.is_list[i], stack)) return false;
-  }
-  return true;
-}
+};
 
-PyObject* wrap_results(c10::Stack& results) {
-  if (results.size() == 1) return THPVariable_Wrap(std::move(results[0]).toTensor());
-  py::tuple wrapped(results.size());
-  for (size_t i = 0; i < results.size(); ++i) {
-    wrapped[i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(results[i]).toTensor()));
-  }
-  return wrapped.release().ptr();
-}
-
+template <class Call>
 PyObject* call(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  const auto& prepared = *static_cast<const PreparedCall*>(PyCapsule_GetPointer(self, kCapsule));
-  c10::Stack stack;
-  stack.reserve(count + prepared.options.size());
-  if (!append_arguments(prepared, arguments, count, stack)) {
+  const auto& prepared = *static_cast<const Call*>(PyCapsule_GetPointer(self, Call::kName));
+  c10::Stack stack = prepared.op.stack();
+  if (!OperatorCall::is_plain() || !prepared.run(arguments, count, stack)) {
     return PyObject_Vectorcall(prepared.otherwise.ptr(), arguments, count, nullptr);
   }
-  stack.insert(stack.end(), prepared.options.begin(), prepared.options.end());
-  {
-    const py::gil_scoped_release no_gil;
-    prepared.op.callBoxed(stack);
-  }
-  return wrap_results(stack);
+  return OperatorCall::results(stack);
   END_HANDLE_TH_ERRORS
 }
 
-PyMethodDef method{"prepared_call", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&call)), METH_FASTCALL,
-                   nullptr};
+template <class Call>
+py::object function_of(Call&& call_) {
+  static PyMethodDef method{"prepared_call", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&call<Call>)),
+                            METH_FASTCALL, nullptr};
+  auto prepared = std::make_unique<Call>(std::move(call_));
+  const py::capsule capsule(prepared.get(), Call::kName,
+                            [](PyObject* self) { delete static_cast<Call*>(PyCapsule_GetPointer(self, Call::kName)); });
+  prepared.release();
+  return py::reinterpret_steal<py::object>(PyCFunction_New(&method, capsule.ptr()));
+}
 
 }  // namespace
 
 py::object prepare_call(const std::string& name, size_t tensors, const py::dict& options, py::function otherwise) {
-  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "");
-  auto prepared = std::make_unique<PreparedCall>(PreparedCall{op, {}, {}, std::move(otherwise)});
-  const auto& arguments = op.schema().arguments();
-  for (size_t i = 0; i < tensors; ++i) {
-    prepared->is_list.push_back(arguments[i].type()->kind() == c10::TypeKind::ListType);
+  return function_of(PreparedCall{{name, tensors, options}, std::move(otherwise)});
+}
+
+py::object prepare_module_call(const std::string& name, size_t inputs, const py::tuple& names, const py::dict& options,
+                               const py::dict& attributes, py::function otherwise) {
+  ModuleCall call{{name, inputs + names.size(), options}, inputs, names, {}, std::move(otherwise)};
+  for (const auto& [attribute, value] : attributes) {
+    call.attributes.emplace_back(py::reinterpret_borrow<py::object>(attribute),
+                                 py::reinterpret_borrow<py::object>(value));
   }
-  for (size_t i = tensors; i < arguments.size(); ++i) {
-    const auto& argument = arguments[i];
-    prepared->options.push_back(
-        options.contains(argument.name())
-            ? torch::jit::toIValue(options[argument.name().c_str()], argument.type(), argument.N())
-            : argument.default_value().value());
-  }
-  const py::capsule capsule(prepared.get(), kCapsule, [](PyObject* self) {
-    delete static_cast<PreparedCall*>(PyCapsule_GetPointer(self, kCapsule));
-  });
-  prepared.release();
-  return py::reinterpret_steal<py::object>(PyCFunction_New(&method, capsule.ptr()));
+  return function_of(std::move(call));
 }
 
 }  // namespace fastvision

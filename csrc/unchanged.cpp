@@ -1,5 +1,7 @@
 #include "unchanged.h"
 
+#include "attributes.h"
+
 namespace py = pybind11;
 
 namespace fastvision {
@@ -15,33 +17,15 @@ PyObject* item(PyObject* tuple, Py_ssize_t i) {
   return PyTuple_GET_ITEM(tuple, i);
 }
 
-py::object dict_of(PyObject* module) {
-  PyObject* dict = PyObject_GenericGetDict(module, nullptr);
-  if (!dict) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(dict);
-}
-
-bool are_equal(PyObject* value, PyObject* expected) {
-  if (value == expected) return true;
-  if (PyDict_Check(value) && PyDict_Check(expected) && PyDict_GET_SIZE(value) == 0) {
-    return PyDict_GET_SIZE(expected) == 0;
-  }
-  const py::object held = py::reinterpret_borrow<py::object>(value);  // a comparison may run anything
-  const int equal = PyObject_RichCompareBool(value, expected, Py_EQ);
-  if (equal < 0) throw py::error_already_set();
-  return equal;
-}
-
 bool holds(PyObject* state) {
-  const py::object dict = dict_of(item(state, kModule));
+  const py::object dict = attributes_of(item(state, kModule));
   static PyObject* const forward = PyUnicode_InternFromString("forward");
   const int has_forward = PyDict_Contains(dict.ptr(), forward);
   if (has_forward < 0) throw py::error_already_set();
   if (static_cast<bool>(has_forward) != (item(state, kHasForward) == Py_True)) return false;
   PyObject *names = item(state, kNames), *values = item(state, kValues);
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i) {
-    PyObject* value = PyDict_GetItemWithError(dict.ptr(), item(names, i));
-    if (!value && PyErr_Occurred()) throw py::error_already_set();
+    PyObject* value = find(dict.ptr(), item(names, i));
     if (!value || !are_equal(value, item(values, i))) return false;
   }
   return true;
@@ -49,9 +33,8 @@ bool holds(PyObject* state) {
 
 bool has_children(PyObject* parent) {
   static PyObject* const name = PyUnicode_InternFromString("_modules");
-  const py::object dict = dict_of(item(parent, kContainer));
-  PyObject* modules = PyDict_GetItemWithError(dict.ptr(), name);
-  if (!modules && PyErr_Occurred()) throw py::error_already_set();
+  const py::object dict = attributes_of(item(parent, kContainer));
+  PyObject* modules = find(dict.ptr(), name);
   PyObject* children = item(parent, kChildren);
   if (!modules || !PyDict_Check(modules) || PyDict_GET_SIZE(modules) != PyTuple_GET_SIZE(children)) return false;
   Py_ssize_t position = 0;

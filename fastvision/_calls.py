@@ -45,3 +45,13 @@ class PreparedCall(Unpickled):
         otherwise = functools.partial(self._operator, **self._options)
         self._prepared = _C.prepare_call(self._operator._schema.name, self._tensors, self._options, otherwise)
         return self._prepared
+
+    def of_module(self, names: tuple[str, ...], attributes: dict[str, Any], otherwise: Callable[..., Any]) -> Callable:
+        """The operator as a function of a module and inputs; its last tensors are the module's parameters `names`.
+
+        It reads them at each call, in a tenth of a microsecond. `otherwise` has its arguments, and is called in its
+        place once one of the module's attributes is no longer what `attributes` says, where a parameter is not
+        registered as one, and for whatever torch.ops treats specially. Not for a compiler's eyes.
+        """
+        inputs = self._tensors - len(names)
+        return _C.prepare_module_call(self._operator._schema.name, inputs, names, self._options, attributes, otherwise)

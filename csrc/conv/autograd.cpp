@@ -97,7 +97,7 @@ Tensor conv2d_pool2d_autograd(const ConvPool2dOptions& o, const Tensor& input, c
     return call_forward(o, input, weight, bias);
   }
   check_tensors(o, input, weight, bias);
-  if (!conv2d_pool2d_has_kernel(o, input, weight, /*training=*/true)) {
+  if (!conv2d_pool2d_for_kernel(o, input, weight, /*training=*/true)) {
     return conv2d_pool2d_reference(o, input, weight, bias);
   }
   if (input.dim() == 3) return without_batch(o, ConvPool2dFunction::apply(input.unsqueeze(0), weight, bias, o));

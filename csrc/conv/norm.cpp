@@ -77,7 +77,8 @@ Tensor conv2d_batch_norm_pool2d(const ConvPool2dOptions& o, const Tensor& input,
     return conv2d_batch_norm_pool2d_reference(o, input, weight, bias, mean, var, gamma, beta, eps);
   }
   check_tensors(o, input, weight, bias);
-  if (!conv2d_pool2d_has_kernel(o, input, weight, /*training=*/false)) {
+  const auto problem = conv2d_pool2d_for_kernel(o, input, weight, /*training=*/false);
+  if (!problem) {
     return conv2d_batch_norm_pool2d_reference(o, input, weight, bias, mean, var, gamma, beta, eps);
   }
   if (!scales_weights(weight)) return fold(o, input, weight, bias, mean, var, gamma, beta, eps);
@@ -92,7 +93,7 @@ Tensor conv2d_batch_norm_pool2d(const ConvPool2dOptions& o, const Tensor& input,
     scales[c] = (gammas ? gammas[c] : 1.f) / std::sqrt(vars[c] + static_cast<float>(eps));
     shifts[c] = ((biases ? biases[c] : 0.f) - means[c]) * scales[c] + (betas ? betas[c] : 0.f);
   }
-  return conv2d_pool2d_by_kernel(o, input, weight, shift, scale);
+  return conv2d_pool2d_by_kernel(*problem, input, weight, shift, scale);
 }
 
 Tensor conv2d_batch_norm_pool2d_autograd(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,

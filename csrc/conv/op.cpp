@@ -11,6 +11,7 @@
 #include "conv/kernels.h"
 #include "conv/reference.h"
 #include "core/big_tensor.h"
+#include "core/direct.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"
 
@@ -104,18 +105,19 @@ bool sizes_fit(const ConvPool2dOptions& o, const ConvPool2d& p) {
          fits({p.batch, p.conv_h, p.conv_w, p.out_channels, p.in_channels, p.kernel_h, p.kernel_w});
 }
 
-// Whether a kernel can run the problem and should. Training needs a selection that fits its byte.
-bool library_has_kernel(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight, bool training) {
+// The problem, if a kernel can run it and should. Training needs a selection that fits its byte.
+std::optional<ConvPool2d> for_library(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
+                                      bool training) {
   const ConvKernels* kernels = kernels_for(input.device());
   const auto dtype = kernel_dtype(input.scalar_type());
   if (!kernels || !dtype || weight.unsafeGetTensorImpl()->has_symbolic_sizes_strides() || weight.numel() == 0) {
-    return false;
+    return std::nullopt;
   }
   const bool known = !input.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
   const ConvPool2d p = known ? describe(o, input, weight, output_memory_format(input, weight))
                              : describe_layer(o, *dtype, weight.sizes());
-  if (known && (input.numel() == 0 || !sizes_fit(o, p))) return false;
-  return (!training || selection_fits(p)) && kernels->supports(p);
+  if (known && (input.numel() == 0 || !sizes_fit(o, p))) return std::nullopt;
+  return (!training || selection_fits(p)) && kernels->supports(p) ? std::optional(p) : std::nullopt;
 }
 
 void check_status(const char* error) {
@@ -145,8 +147,12 @@ Tensor run_forward(const ConvPool2d& p, at::MemoryFormat format, const Tensor& i
 Tensor conv2d_pool2d(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
                      const OptionalTensor& bias) {
   check_tensors(o, input, weight, bias);
-  if (!conv2d_pool2d_has_kernel(o, input, weight, false)) return conv2d_pool2d_reference(o, input, weight, bias);
-  return conv2d_pool2d_by_kernel(o, input, weight, bias.value_or(Tensor()), Tensor());
+  const bool batched = input.dim() == 4;
+  const Tensor images = batched ? input : input.unsqueeze(0);
+  const auto problem = conv2d_pool2d_for_kernel(o, images, weight, /*training=*/false);
+  if (!problem) return conv2d_pool2d_reference(o, input, weight, bias);
+  const Tensor output = conv2d_pool2d_by_kernel(*problem, images, weight, bias, Tensor());
+  return batched ? output : without_batch(o, output);
 }
 
 // The operators of training are called by autograd, which has asked for a kernel, or by hand. What began with
@@ -155,7 +161,7 @@ void check_training(const ConvPool2dOptions& o, const Tensor& input, const Tenso
   check_tensors(o, input, weight, bias);
   TORCH_CHECK(input.dim() == 4, "fastvision::conv2d_pool2d: input: expected 4 dimensions, got ", input.dim());
   TORCH_CHECK(
-      library_has_kernel(o, input, weight, /*training=*/true),
+      for_library(o, input, weight, /*training=*/true),
       "fastvision::conv2d_pool2d: no kernel for these arguments; expected the call of conv2d_pool2d, which runs "
       "the reference");
 }
@@ -245,23 +251,28 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_pool2d_backward(const ConvPool2dOption
 
 }  // namespace
 
-bool conv2d_pool2d_has_kernel(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight, bool training) {
-  return kernels_enabled() && library_has_kernel(o, input, weight, training);
+std::optional<ConvPool2d> conv2d_pool2d_for_kernel(const ConvPool2dOptions& o, const Tensor& input,
+                                                   const Tensor& weight, bool training) {
+  return kernels_enabled() ? for_library(o, input, weight, training) : std::nullopt;
 }
 
-Tensor conv2d_pool2d_by_kernel(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
-                               const Tensor& bias, const Tensor& scale) {
-  const bool batched = input.dim() == 4;
-  const Tensor images = batched ? input : input.unsqueeze(0);
-  const auto format = output_memory_format(images, weight);
-  const Tensor output = run_forward(describe(o, images, weight, format), format, images, weight, bias, Tensor(), scale);
-  return batched ? output : without_batch(o, output);
+Tensor conv2d_pool2d_by_kernel(const ConvPool2d& problem, const Tensor& input, const Tensor& weight,
+                               const OptionalTensor& bias, const Tensor& scale) {
+  return run_forward(problem, output_memory_format(input, weight), input, weight, bias, Tensor(), scale);
 }
 
 bool scales_weights(const Tensor& weight) {
   const ConvKernels* kernels = kernels_for(weight.device());
   return kernels && kernels->scales_float_weights && weight.scalar_type() == at::kFloat;
 }
+
+const bool kHasDirectKernel = add_direct_kernel("fastvision::conv2d_pool2d", [](at::ArrayRef<c10::IValue> options) {
+  return DirectKernel([o = ConvPool2dOptions::from(options)](c10::Stack& stack) {
+    Tensor output = conv2d_pool2d(o, stack[0].toTensor(), stack[1].toTensor(), stack[2].toOptional<Tensor>());
+    stack.clear();
+    stack.emplace_back(std::move(output));
+  });
+});
 
 TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
   m.impl("conv2d_pool2d", &WithOptions<&conv2d_pool2d>::call);

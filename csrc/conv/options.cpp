@@ -72,6 +72,12 @@ ConvPool2dOptions::ConvPool2dOptions(at::IntArrayRef stride_, at::IntArrayRef pa
               "pool_padding: expected at most half of pool_kernel_size ", pool_kernel_size_, ", got ", pool_padding_);
 }
 
+ConvPool2dOptions ConvPool2dOptions::from(at::ArrayRef<c10::IValue> a) {
+  const auto integers = [&](size_t i) { return a.at(i).toIntVector(); };
+  return {integers(0), integers(1), integers(2), a.at(3).toInt(),  a.at(4).toStringView(), a.at(5).toStringView(),
+          integers(6), integers(7), integers(8), a.at(9).toBool(), a.at(10).toBool()};
+}
+
 std::vector<int64_t> ConvPool2dOptions::pack() const {
   return {stride[0],
           stride[1],
@@ -110,45 +116,61 @@ ConvPool2dOptions ConvPool2dOptions::unpack(const std::vector<int64_t>& v) {
   return o;
 }
 
+namespace {
+
+// What check_tensors asks of sizes: symbolic ones (torch.compile) take four times as long.
+template <class Int>
+void check_sizes(const ConvPool2dOptions& o, c10::ArrayRef<Int> input, c10::ArrayRef<Int> weight,
+                 const at::Tensor* bias) {
+  const size_t dim = input.size();
+  const Int &channels = input[dim - 3], &height = input[dim - 2], &width = input[dim - 1];
+  TORCH_CHECK(channels == weight[1] * o.groups, kOp, "input: expected ", weight[1] * o.groups, " channels (weight ",
+              weight, ", groups ", o.groups, "), got ", channels, " (input ", input, ")");
+  TORCH_CHECK(weight[0] % o.groups == 0, kOp, "weight: expected out_channels divisible by groups ", o.groups, ", got ",
+              weight);
+  TORCH_CHECK(!bias || (bias->dim() == 1 && bias->sym_size(0) == weight[0]), kOp, "bias: expected shape (", weight[0],
+              "), got ", bias->sym_sizes());
+  const std::array<Int, 2> padded{height + o.padding[0] + o.padding[1], width + o.padding[2] + o.padding[3]};
+  for (const int axis : {0, 1}) {
+    const Int reach = (weight[2 + axis] - 1) * o.dilation[axis] + 1;
+    TORCH_CHECK(weight[2 + axis] > 0 && padded[axis] >= reach, kOp,
+                "weight: expected a kernel that fits the padded input (", padded[0], ", ", padded[1],
+                "), got a dilated kernel of ", reach, " along dimension ", axis);
+  }
+  const auto shape = output_shape<Int>(o, height, width, weight[2], weight[3]);
+  TORCH_CHECK(shape.out_h >= 1 && shape.out_w >= 1, kOp,
+              "pool_kernel_size: expected a window that fits the convolution's output (", shape.conv_h, ", ",
+              shape.conv_w, "), got ", at::IntArrayRef(o.pool_kernel_size));
+}
+
+bool is_symbolic(const at::Tensor& tensor) {
+  return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+}
+
+}  // namespace
+
 void check_tensors(const ConvPool2dOptions& o, const at::Tensor& input, const at::Tensor& weight,
-                   const std::optional<at::Tensor>& bias) {
+                   const std::optional<at::Tensor>& optional_bias) {
   TORCH_CHECK(weight.dim() == 4, kOp,
               "weight: expected shape (out_channels, in_channels / groups, kernel_h, kernel_w), got ",
               weight.sym_sizes());
   TORCH_CHECK(input.dim() == 3 || input.dim() == 4, kOp,
               "input: expected shape (batch, channels, height, width) or (channels, height, width), got ",
               input.sym_sizes());
-  TORCH_CHECK(input.scalar_type() == weight.scalar_type(), kOp, "weight: expected the dtype of input, ",
-              input.scalar_type(), ", got ", weight.scalar_type());
-  TORCH_CHECK(input.device() == weight.device(), kOp, "weight: expected the device of input, ", input.device(),
-              ", got ", weight.device());
-  const auto channels = input.sym_size(-3);
-  TORCH_CHECK(channels == weight.sym_size(1) * o.groups, kOp, "input: expected ", weight.sym_size(1) * o.groups,
-              " channels (weight ", weight.sym_sizes(), ", groups ", o.groups, "), got ", channels, " (input ",
-              input.sym_sizes(), ")");
-  TORCH_CHECK(weight.sym_size(0) % o.groups == 0, kOp, "weight: expected out_channels divisible by groups ", o.groups,
-              ", got ", weight.sym_sizes());
-  if (bias && bias->defined()) {
-    TORCH_CHECK(bias->dim() == 1 && bias->sym_size(0) == weight.sym_size(0), kOp, "bias: expected shape (",
-                weight.sym_size(0), "), got ", bias->sym_sizes());
-    TORCH_CHECK(bias->scalar_type() == input.scalar_type(), kOp, "bias: expected the dtype of input, ",
-                input.scalar_type(), ", got ", bias->scalar_type());
-    TORCH_CHECK(bias->device() == input.device(), kOp, "bias: expected the device of input, ", input.device(), ", got ",
-                bias->device());
+  const at::Tensor* bias = optional_bias && optional_bias->defined() ? &*optional_bias : nullptr;
+  const auto check_like_input = [&](const char* name, const at::Tensor& tensor) {
+    TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), kOp, name, ": expected the dtype of input, ",
+                input.scalar_type(), ", got ", tensor.scalar_type());
+    TORCH_CHECK(tensor.device() == input.device(), kOp, name, ": expected the device of input, ", input.device(),
+                ", got ", tensor.device());
+  };
+  check_like_input("weight", weight);
+  if (is_symbolic(input) || is_symbolic(weight)) {
+    check_sizes<c10::SymInt>(o, input.sym_sizes(), weight.sym_sizes(), bias);
+  } else {
+    check_sizes<int64_t>(o, input.sizes(), weight.sizes(), bias);
   }
-  const std::array<c10::SymInt, 2> padded{input.sym_size(-2) + o.padding[0] + o.padding[1],
-                                          input.sym_size(-1) + o.padding[2] + o.padding[3]};
-  for (const int axis : {0, 1}) {
-    const auto reach = (weight.sym_size(2 + axis) - 1) * o.dilation[axis] + 1;
-    TORCH_CHECK(weight.sym_size(2 + axis) > 0 && padded[axis] >= reach, kOp,
-                "weight: expected a kernel that fits the padded input (", padded[0], ", ", padded[1],
-                "), got a dilated kernel of ", reach, " along dimension ", axis);
-  }
-  const auto shape =
-      output_shape<c10::SymInt>(o, input.sym_size(-2), input.sym_size(-1), weight.sym_size(2), weight.sym_size(3));
-  TORCH_CHECK(shape.out_h >= 1 && shape.out_w >= 1, kOp,
-              "pool_kernel_size: expected a window that fits the convolution's output (", shape.conv_h, ", ",
-              shape.conv_w, "), got ", at::IntArrayRef(o.pool_kernel_size));
+  if (bias) check_like_input("bias", *bias);
 }
 
 at::MemoryFormat output_memory_format(const at::Tensor& input, const at::Tensor& weight) {

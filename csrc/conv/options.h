@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
 #include <c10/util/ArrayRef.h>
 
 #include <array>
@@ -28,6 +29,8 @@ struct ConvPool2dOptions {
   ConvPool2dOptions(at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
                     std::string_view activation, std::string_view pool, at::IntArrayRef pool_kernel_size,
                     at::IntArrayRef pool_stride, at::IntArrayRef pool_padding, bool ceil_mode, bool count_include_pad);
+
+  static ConvPool2dOptions from(at::ArrayRef<c10::IValue> arguments);
 
   // The way through autograd's saved_data.
   std::vector<int64_t> pack() const;

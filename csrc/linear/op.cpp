@@ -2,6 +2,7 @@
 #include <torch/library.h>
 
 #include "core/big_tensor.h"
+#include "core/direct.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"
 #include "linear/kernels.h"
@@ -86,6 +87,14 @@ Tensor linear_quantized(const Tensor& input, const Tensor& weight, const Optiona
 }
 
 }  // namespace
+
+const bool kHasDirectKernel = add_direct_kernel("fastvision::linear", [](at::ArrayRef<c10::IValue> options) {
+  return DirectKernel([activation = options.at(0).toStringRef()](c10::Stack& stack) {
+    Tensor output = linear(stack[0].toTensor(), stack[1].toTensor(), stack[2].toOptional<Tensor>(), activation);
+    stack.clear();
+    stack.emplace_back(std::move(output));
+  });
+});
 
 TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
   m.impl("linear", &linear);

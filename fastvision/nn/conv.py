@@ -4,7 +4,7 @@ They are `torch.nn.Conv2d`: its parameters, initialisation, attributes and state
 in a model (a ReLU, a pooling layer) happens inside, in the operator `fastvision.ops.conv2d_pool2d`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -63,9 +63,14 @@ class FusedConvolution(Unpickled):
         self._options = options if norm is None else {**options, "eps": norm.eps}
         self._call = PreparedCall(self._operator, 3 if norm is None else 7, **self._options)
         self._pads = convolution.padding_mode != "zeros" or isinstance(convolution.padding, str)
+        self.on_module: Callable[[nn.Module, Tensor], Tensor] | None = None
 
     def __call__(self, input: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
         return self._pad_and_call(input, weight, *others) if self._pads else self._call(input, weight, *others)
+
+    def attach(self, settings: dict[str, Any], otherwise: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        """Makes `on_module`, the call on the parameters of a module as long as it has these attributes."""
+        self.on_module = otherwise if self._pads else self._call.of_module(("weight", "bias"), settings, otherwise)
 
     def _pad_and_call(self, input: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
         convolution = self._convolution
@@ -109,20 +114,28 @@ class ConvReLU2d(NotScriptable, nn.Conv2d):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
         )
         self._fused: FusedConvolution | None = None
-        self._fused_settings: tuple = ()
+        self._fused_settings: dict[str, Any] = {}
 
-    def _settings(self) -> tuple:
-        """The attributes that the operator's options are made of."""
-        return self.stride, self.padding, self.dilation, self.groups, self.padding_mode
+    # The attributes that the operator's options are made of.
+    _SETTINGS: tuple[str, ...] = ("stride", "padding", "dilation", "groups", "padding_mode")
 
     def _operator_options(self) -> dict[str, Any]:
         return {**convolution_options(self), "pool": "none"}
 
     def forward(self, input: Tensor) -> Tensor:
-        settings = self._settings()
-        if self._fused is None or settings != self._fused_settings:  # an attribute was changed
-            self._fused, self._fused_settings = FusedConvolution(self, self._operator_options()), settings
-        return self._fused(input, tensor_of(self, "weight"), tensor_of(self, "bias"))
+        if torch.compiler.is_compiling() or self._fused is None:
+            return self._forward(input)
+        return self._fused.on_module(self, input)
+
+    def _forward(self, input: Tensor) -> Tensor:
+        settings = {name: getattr(self, name) for name in self._SETTINGS}
+        fused = self._fused
+        if fused is None or settings != self._fused_settings:  # an attribute was changed
+            fused = FusedConvolution(self, self._operator_options())
+            if not torch.compiler.is_compiling():
+                fused.attach(settings, type(self)._forward)
+                self._fused, self._fused_settings = fused, settings
+        return fused(input, tensor_of(self, "weight"), tensor_of(self, "bias"))
 
 
 class _ConvReLUPool2d(ConvReLU2d):
@@ -155,9 +168,7 @@ class _ConvReLUPool2d(ConvReLU2d):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
         )
 
-    def _settings(self) -> tuple:
-        pooling = self.pool_kernel_size, self.pool_stride, self.pool_padding, self.ceil_mode
-        return super()._settings() + pooling
+    _SETTINGS = (*ConvReLU2d._SETTINGS, "pool_kernel_size", "pool_stride", "pool_padding", "ceil_mode")
 
     def _pool_options(self) -> dict[str, Any]:
         return pool_options(self.pool_kernel_size, self.pool_stride, self.pool_padding, self.ceil_mode)
@@ -250,8 +261,7 @@ class ConvReLUAvgPool2d(_ConvReLUPool2d):
             dtype,
         )
 
-    def _settings(self) -> tuple:
-        return (*super()._settings(), self.count_include_pad)
+    _SETTINGS = (*_ConvReLUPool2d._SETTINGS, "count_include_pad")
 
     def _operator_options(self) -> dict[str, Any]:
         options = {**convolution_options(self), **self._pool_options()}

@@ -139,13 +139,15 @@ void transform_piece(const Planes& planes, const float* plane, int64_t y, int64_
 // Windows [begin, end) of the output plane, counted in rows.
 void transform_inputs(const Planes& planes, int64_t image, int64_t begin, int64_t end, float* transformed) {
   const ConvPool2d& p = planes.p;
+  int64_t y = begin / p.out_w, x = begin % p.out_w;
   for (int64_t i = begin, count; i < end; i += count) {
-    const int64_t y = i / p.out_w, x = i % p.out_w;
     count = std::min({kLanes, p.out_w - x, end - i});
     for (int64_t c = 0; c < p.in_channels; ++c) {
       const float* plane = planes.data + image * p.input_strides.n + c * p.input_strides.c;
       transform_piece(planes, plane, y, x, count, transformed + c * kPlane + i - begin);
     }
+    x += count;
+    if (x == p.out_w) x = 0, ++y;
   }
 }
 

@@ -1,0 +1,62 @@
+#include "core/direct.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/record_function.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <unordered_map>
+
+#include "core/autograd.h"
+
+namespace fastvision {
+namespace {
+
+std::unordered_map<std::string, MakeDirectKernel>& direct_kernels() {
+  static std::unordered_map<std::string, MakeDirectKernel> kernels;
+  return kernels;
+}
+
+// What stands before the backends and does nothing for these operators without gradients.
+constexpr c10::DispatchKeySet kPassed =
+    c10::autograd_dispatch_keyset_with_ADInplaceOrView | c10::DispatchKeySet(c10::DispatchKey::BackendSelect);
+
+}  // namespace
+
+bool add_direct_kernel(const char* operator_name, MakeDirectKernel make) {
+  return direct_kernels().emplace(operator_name, make).second;
+}
+
+MakeDirectKernel find_direct_kernel(const std::string& operator_name) {
+  const auto found = direct_kernels().find(operator_name);
+  return found == direct_kernels().end() ? nullptr : found->second;
+}
+
+bool is_direct(const c10::Stack& tensors) {
+  const auto local = c10::impl::tls_local_dispatch_key_set();
+  c10::DispatchKeySet keys = local.included_;
+  for (const c10::IValue& value : tensors) {
+    if (value.isNone()) continue;
+    if (!value.isTensor()) return false;
+    keys = keys | value.toTensor().key_set();
+  }
+  keys = keys - local.excluded_;
+  if (keys - kPassed != c10::DispatchKeySet(c10::DispatchKey::CPU)) return false;
+  if (keys.has_any(c10::autograd_dispatch_keyset)) {
+    const bool grad_mode = at::GradMode::is_enabled();
+    for (const c10::IValue& value : tensors) {
+      if (value.isNone()) continue;
+      const at::Tensor& tensor = value.toTensor();
+      if ((grad_mode && requires_grad(tensor)) || has_forward_gradient(tensor)) return false;
+    }
+  }
+  return !at::getStepCallbacksUnlessEmpty(at::RecordScope::FUNCTION).has_value();
+}
+
+void call_direct(const DirectKernel& kernel, c10::Stack& tensors) {
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  kernel(tensors);
+}
+
+}  // namespace fastvision

@@ -1,0 +1,86 @@
+#include "operator_call.h"
+
+#include <ATen/PythonTorchFunctionTLS.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/jit/python/pybind_utils.h>
+
+namespace py = pybind11;
+
+namespace fastvision {
+namespace {
+
+bool append_list(PyObject* const* items, Py_ssize_t count, c10::Stack& stack) {
+  c10::List<at::Tensor> tensors;
+  tensors.reserve(count);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    if (!THPVariable_CheckExact(items[i])) return false;
+    tensors.push_back(THPVariable_Unpack(items[i]));
+  }
+  stack.emplace_back(std::move(tensors));
+  return true;
+}
+
+}  // namespace
+
+OperatorCall::OperatorCall(const std::string& name, size_t tensors, const py::dict& options)
+    : op_(c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "")) {
+  const auto& arguments = op_.schema().arguments();
+  for (size_t i = 0; i < tensors; ++i) {
+    is_list_.push_back(arguments.at(i).type()->kind() == c10::TypeKind::ListType);
+  }
+  for (size_t i = tensors; i < arguments.size(); ++i) {
+    const auto& argument = arguments[i];
+    options_.push_back(options.contains(argument.name())
+                           ? torch::jit::toIValue(options[argument.name().c_str()], argument.type(), argument.N())
+                           : argument.default_value().value());
+  }
+  if (const MakeDirectKernel make = find_direct_kernel(name)) direct_ = make(options_);
+}
+
+c10::Stack OperatorCall::stack() const {
+  c10::Stack stack;
+  stack.reserve(is_list_.size() + options_.size());
+  return stack;
+}
+
+bool OperatorCall::is_plain() {
+  return !at::impl::torch_function_mode_enabled();
+}
+
+bool OperatorCall::append(PyObject* argument, c10::Stack& stack) const {
+  if (stack.size() >= is_list_.size()) return false;
+  if (is_list_[stack.size()]) {
+    return (PyList_CheckExact(argument) || PyTuple_CheckExact(argument)) &&
+           append_list(PySequence_Fast_ITEMS(argument), PySequence_Fast_GET_SIZE(argument), stack);
+  }
+  if (argument == Py_None) {
+    stack.emplace_back();
+    return true;
+  }
+  if (!THPVariable_CheckExact(argument)) return false;
+  stack.emplace_back(THPVariable_Unpack(argument));
+  return true;
+}
+
+bool OperatorCall::run(c10::Stack& stack) const {
+  if (stack.size() != is_list_.size()) return false;
+  const py::gil_scoped_release no_gil;
+  if (direct_ && is_direct(stack)) {
+    call_direct(direct_, stack);
+    return true;
+  }
+  stack.insert(stack.end(), options_.begin(), options_.end());
+  op_.callBoxed(stack);
+  return true;
+}
+
+PyObject* OperatorCall::results(c10::Stack& stack) {
+  if (stack.size() == 1) return THPVariable_Wrap(std::move(stack[0]).toTensor());
+  py::tuple wrapped(stack.size());
+  for (size_t i = 0; i < stack.size(); ++i) {
+    wrapped[i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(stack[i]).toTensor()));
+  }
+  return wrapped.release().ptr();
+}
+
+}  // namespace fastvision

@@ -1,0 +1,42 @@
+// Calls of operators from Python whose options are known before.
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+#include "core/direct.h"
+
+namespace fastvision {
+
+// An operator whose arguments after the first `tensors` (each a Tensor, None or a list of Tensors) are `options`, or
+// its defaults. It goes through the dispatcher as torch.ops does, but converts options once and looks at no overloads.
+class OperatorCall {
+ public:
+  OperatorCall(const std::string& name, size_t tensors, const pybind11::dict& options);
+
+  // A stack with room for a call.
+  c10::Stack stack() const;
+
+  // Whether calls are as torch.ops would make them: no torch function mode wants to see them.
+  static bool is_plain();
+
+  // Adds an argument; false where it is for torch.ops to judge: a subclass of Tensor, or a wrong type.
+  bool append(PyObject* argument, c10::Stack& stack) const;
+
+  // Calls with the arguments that were added; false if they are too many or too few. Without the interpreter's lock.
+  bool run(c10::Stack& stack) const;
+
+  // What a call returned, as torch.ops returns it.
+  static PyObject* results(c10::Stack& stack);
+
+ private:
+  c10::OperatorHandle op_;
+  std::vector<bool> is_list_;  // of the arguments that a call passes
+  std::vector<c10::IValue> options_;
+  DirectKernel direct_;
+};
+
+}  // namespace fastvision
