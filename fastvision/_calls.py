@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastvision._native import _C
+from fastvision._parameters import tensor_of
 
 
 class Unpickled:
@@ -46,12 +48,24 @@ class PreparedCall(Unpickled):
         self._prepared = _C.prepare_call(self._operator._schema.name, self._tensors, self._options, otherwise)
         return self._prepared
 
-    def of_module(self, names: tuple[str, ...], attributes: dict[str, Any], otherwise: Callable[..., Any]) -> Callable:
-        """The operator as a function of a module and inputs; its last tensors are the module's parameters `names`.
+    def of_module(
+        self,
+        names: tuple[str, ...],
+        attributes: dict[str, Any] | None = None,
+        otherwise: Callable[..., Any] | None = None,
+    ) -> Callable[..., Any]:
+        """The operator as a function of a module and inputs; the last tensors are the module's parameters `names`.
 
-        It reads them at each call, in a tenth of a microsecond. `otherwise` has its arguments, and is called in its
-        place once one of the module's attributes is no longer what `attributes` says, where a parameter is not
-        registered as one, and for whatever torch.ops treats specially. Not for a compiler's eyes.
+        It reads them at each call, for a tenth of a microsecond, and is not for the eyes of a compiler.
+
+        Args:
+            attributes: what the module's attributes must be for the options to hold; none if the options always do.
+            otherwise: called in its place, with its arguments, once an attribute is another, where a parameter is not
+                registered as one, and for what torch.ops treats specially. The operator itself if none is given.
         """
-        inputs = self._tensors - len(names)
-        return _C.prepare_module_call(self._operator._schema.name, inputs, names, self._options, attributes, otherwise)
+
+        def call_operator(module: nn.Module, *inputs: torch.Tensor | None) -> Any:
+            return self(*inputs, *(tensor_of(module, name) for name in names))
+
+        name, inputs = self._operator._schema.name, self._tensors - len(names)
+        return _C.prepare_module_call(name, inputs, names, self._options, attributes or {}, otherwise or call_operator)

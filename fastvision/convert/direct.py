@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from fastvision.convert.runs import has_hooks
+from fastvision.convert.runs import Run, has_hooks
 from fastvision.nn import Linear
 
 # Exact types. What their calls depend on, `unchanged` watches.
@@ -24,6 +24,8 @@ def is_direct(layer: Callable[[Tensor], Tensor]) -> bool:
 
 def direct(layer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """What a call of the layer comes to, without the 0.7 us of nn.Module's; the layer itself where that is all."""
+    if isinstance(layer, Run):
+        return layer.direct()
     if not is_direct(layer):
         return layer
     return torch.relu if type(layer) is nn.ReLU and not layer.inplace else layer.forward

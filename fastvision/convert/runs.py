@@ -4,12 +4,15 @@ Layers that do nothing (Identity, Dropout in eval mode) may stand anywhere betwe
 """
 
 import math
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fastvision._parameters import tensor_of
 from fastvision.convert.layers import STOCK_LAYERS
 from fastvision.nn.conv import (
     ConvReLU2d,
@@ -18,7 +21,6 @@ from fastvision.nn.conv import (
     convolution_options,
     pool_options,
 )
-from fastvision.nn.parameters import tensor_of
 from fastvision.nn.vae import ELBOLoss, Reparameterize
 
 # The exact types: a subclass may compute something else.
@@ -117,6 +119,10 @@ class Run:
         if norm[0] is None or norm[1] is None or not self._should_fold(input, weight):
             return self._one_by_one(input)
         return self.fused(input, weight, bias, *norm)
+
+    def direct(self) -> Callable[[Tensor], Tensor]:
+        """What a call comes to where no compiler looks, one and a half microseconds shorter."""
+        return self if self.norm is not None else MethodType(self.fused.of_module(), self.convolution)
 
     def hindrance(self) -> str | None:
         """Why the layers always run one by one, as the predicate of a sentence; None if they do not."""

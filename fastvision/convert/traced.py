@@ -85,7 +85,7 @@ class _Program:
         chains = chains_of(self._trace)
         runs = [chain for chain in chains if chain.length > 1]
         for chain in runs:
-            fuse(self._trace.graph, chain, _function(chain.run()), chain.nodes[0].args)
+            fuse(self._trace.graph, chain, _function(direct(chain.run())), chain.nodes[0].args)
         layers = [layer for chain in chains for layer in chain.layers] + self._call_directly()
         self._layers_unchanged = unchanged(dict.fromkeys(layers))
         latents = eager_groups(self._trace.graph, module._rng)

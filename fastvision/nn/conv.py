@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvision._calls import PreparedCall, Unpickled
-from fastvision.nn.parameters import tensor_of
+from fastvision._parameters import tensor_of
 from fastvision.nn.scripting import NotScriptable
 from fastvision.ops.conv import IntPair, explicit_padding
 
+_PARAMETERS = ("weight", "bias")
 _operator = torch.ops.fastvision.conv2d_pool2d.default
 _operator_with_norm = torch.ops.fastvision.conv2d_batch_norm_pool2d.default
 
@@ -68,9 +69,15 @@ class FusedConvolution(Unpickled):
     def __call__(self, input: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
         return self._pad_and_call(input, weight, *others) if self._pads else self._call(input, weight, *others)
 
-    def attach(self, settings: dict[str, Any], otherwise: Callable[[nn.Module, Tensor], Tensor]) -> None:
-        """Makes `on_module`, the call on the parameters of a module as long as it has these attributes."""
-        self.on_module = otherwise if self._pads else self._call.of_module(("weight", "bias"), settings, otherwise)
+    def of_module(
+        self,
+        attributes: dict[str, Any] | None = None,
+        otherwise: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    ) -> Callable[[nn.Module, Tensor], Tensor]:
+        """The call on the parameters of a convolution, without a norm, as of PreparedCall.of_module."""
+        if self._pads:
+            return otherwise or (lambda module, input: self(input, *(tensor_of(module, name) for name in _PARAMETERS)))
+        return self._call.of_module(_PARAMETERS, attributes, otherwise)
 
     def _pad_and_call(self, input: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
         convolution = self._convolution
@@ -133,7 +140,7 @@ class ConvReLU2d(NotScriptable, nn.Conv2d):
         if fused is None or settings != self._fused_settings:  # an attribute was changed
             fused = FusedConvolution(self, self._operator_options())
             if not torch.compiler.is_compiling():
-                fused.attach(settings, type(self)._forward)
+                fused.on_module = fused.of_module(settings, type(self)._forward)
                 self._fused, self._fused_settings = fused, settings
         return fused(input, tensor_of(self, "weight"), tensor_of(self, "bias"))
 

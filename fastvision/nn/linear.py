@@ -1,16 +1,19 @@
 """Linear as torch.nn has it, on `fastvision.ops.linear`."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvision._calls import PreparedCall
-from fastvision.nn.parameters import tensor_of
+from fastvision._parameters import tensor_of
 from fastvision.nn.storage import Copies, StoredWeights
 
 _OPERATORS = torch.ops.fastvision
 _call, _call_with_relu = (
-    PreparedCall(_OPERATORS.linear.default, 3, activation=activation) for activation in ("none", "relu")
+    PreparedCall(_OPERATORS.linear.default, 3, activation=activation).of_module(("weight", "bias"))
+    for activation in ("none", "relu")
 )
 _call_quantized, _call_quantized_with_relu = (
     PreparedCall(_OPERATORS.linear_quantized.default, 4, activation=activation) for activation in ("none", "relu")
@@ -44,12 +47,11 @@ class Linear(StoredWeights, nn.Linear):
             return torch.relu(self.forward(input))
         return self._run(input, _call_with_relu, _call_quantized_with_relu)
 
-    def _run(self, input: Tensor, call: PreparedCall, call_quantized: PreparedCall) -> Tensor:
-        weight, bias = tensor_of(self, "weight"), tensor_of(self, "bias")
-        if self._storage is not None and (copies := self._copies_of([weight], input)):
+    def _run(self, input: Tensor, call: Callable[[nn.Module, Tensor], Tensor], call_quantized: PreparedCall) -> Tensor:
+        if self._storage is not None and (copies := self._copies_of(self._current_weights(), input)):
             scale = copies.scales[0] if copies.scales else None
-            return call_quantized(input, copies.weights[0], scale, bias)
-        return call(input, weight, bias)
+            return call_quantized(input, copies.weights[0], scale, tensor_of(self, "bias"))
+        return call(self, input)
 
     def _current_weights(self) -> list[Tensor]:
         return [tensor_of(self, "weight")]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fastvision._calls import PreparedCall
+from fastvision._parameters import tensor_of
 from fastvision.nn import dynamo
-from fastvision.nn.parameters import tensor_of
 from fastvision.nn.regularized import Regularized
 from fastvision.nn.rnn_storage import StoredRnnWeights
 from fastvision.ops.rnn import gru_cell, lstm_cell
@@ -201,14 +201,14 @@ class GRU(_Sequences, nn.GRU):
         return self._call(_gru, input, hx, weights, batch_first, batch_sizes)
 
 
+_CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the operators' order
+_lstm_step = PreparedCall(torch.ops.fastvision.lstm_cell.default, 7).of_module(_CELL_PARAMETERS)
+_gru_step = PreparedCall(torch.ops.fastvision.gru_cell.default, 6).of_module(_CELL_PARAMETERS)
+
+
 def _cell_parameters(cell: nn.RNNCellBase) -> tuple[Tensor | None, ...]:
-    """In the operators' order, as they are now."""
-    return (
-        tensor_of(cell, "weight_ih"),
-        tensor_of(cell, "weight_hh"),
-        tensor_of(cell, "bias_ih"),
-        tensor_of(cell, "bias_hh"),
-    )
+    """As they are now."""
+    return tuple(tensor_of(cell, name) for name in _CELL_PARAMETERS)
 
 
 class _Cell(Regularized, StoredRnnWeights):
@@ -247,8 +247,10 @@ class LSTMCell(_Cell, nn.LSTMCell):
             h, c = self._regularized_step(input, hx, _cell_parameters(self))
         elif self._storage is not None and (states := self._step_stored(self._current_weights(), input, hx)):
             h, c = states
-        else:
+        elif torch.compiler.is_compiling() or len(hx) != 2:
             h, c = lstm_cell(input, hx, *_cell_parameters(self))
+        else:
+            h, c = _lstm_step(self, input, hx[0], hx[1])
         return (h.squeeze(0), c.squeeze(0)) if dimensions == 1 else (h, c)
 
 
@@ -276,8 +278,10 @@ class GRUCell(_Cell, nn.GRUCell):
             h, _ = self._regularized_step(input, (hx,), _cell_parameters(self))
         elif self._storage is not None and (states := self._step_stored(self._current_weights(), input, [hx])):
             (h,) = states
-        else:
+        elif torch.compiler.is_compiling():
             h = gru_cell(input, hx, *_cell_parameters(self))
+        else:
+            h = _gru_step(self, input, hx)
         return h.squeeze(0) if dimensions == 1 else h
 
 
