@@ -22,8 +22,9 @@ bool append_list(PyObject* const* items, Py_ssize_t count, c10::Stack& stack) {
 
 }  // namespace
 
-OperatorCall::OperatorCall(const std::string& name, size_t tensors, const py::dict& options)
-    : op_(c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "")) {
+OperatorCall::OperatorCall(const std::string& name, const std::string& overload, size_t tensors,
+                           const py::dict& options)
+    : op_(c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), overload.c_str())) {
   const auto& arguments = op_.schema().arguments();
   for (size_t i = 0; i < tensors; ++i) {
     is_list_.push_back(arguments.at(i).type()->kind() == c10::TypeKind::ListType);
@@ -34,7 +35,8 @@ OperatorCall::OperatorCall(const std::string& name, size_t tensors, const py::di
                            ? torch::jit::toIValue(options[argument.name().c_str()], argument.type(), argument.N())
                            : argument.default_value().value());
   }
-  if (const MakeDirectKernel make = find_direct_kernel(name)) direct_ = make(options_);
+  const MakeDirectKernel make = overload.empty() ? find_direct_kernel(name) : nullptr;
+  if (make) direct_ = make(options_);
 }
 
 c10::Stack OperatorCall::stack() const {
@@ -62,16 +64,10 @@ bool OperatorCall::append(PyObject* argument, c10::Stack& stack) const {
   return true;
 }
 
-bool OperatorCall::run(c10::Stack& stack) const {
-  if (stack.size() != is_list_.size()) return false;
-  const py::gil_scoped_release no_gil;
-  if (direct_ && is_direct(stack)) {
-    call_direct(direct_, stack);
-    return true;
-  }
+void OperatorCall::run(c10::Stack& stack) const {
+  if (direct_ && is_direct(stack)) return call_direct(direct_, stack);
   stack.insert(stack.end(), options_.begin(), options_.end());
   op_.callBoxed(stack);
-  return true;
 }
 
 PyObject* OperatorCall::results(c10::Stack& stack) {

@@ -15,7 +15,7 @@ namespace fastvision {
 // its defaults. It goes through the dispatcher as torch.ops does, but converts options once and looks at no overloads.
 class OperatorCall {
  public:
-  OperatorCall(const std::string& name, size_t tensors, const pybind11::dict& options);
+  OperatorCall(const std::string& name, const std::string& overload, size_t tensors, const pybind11::dict& options);
 
   // A stack with room for a call.
   c10::Stack stack() const;
@@ -26,8 +26,10 @@ class OperatorCall {
   // Adds an argument; false where it is for torch.ops to judge: a subclass of Tensor, or a wrong type.
   bool append(PyObject* argument, c10::Stack& stack) const;
 
-  // Calls with the arguments that were added; false if they are too many or too few. Without the interpreter's lock.
-  bool run(c10::Stack& stack) const;
+  bool has_all(const c10::Stack& stack) const { return stack.size() == is_list_.size(); }
+
+  // Calls with the arguments that were added, all of them. Needs no lock of the interpreter's.
+  void run(c10::Stack& stack) const;
 
   // What a call returned, as torch.ops returns it.
   static PyObject* results(c10::Stack& stack);

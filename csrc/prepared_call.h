@@ -4,20 +4,31 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 namespace fastvision {
 
+using OperatorName = std::pair<std::string, std::string>;  // and of its overload
+
 // A function of the operator's first `tensors` arguments, as of OperatorCall. Whatever torch.ops treats specially
 // (subclasses of Tensor, torch function modes) and wrong arguments it hands to `otherwise`.
-pybind11::object prepare_call(const std::string& name, size_t tensors, const pybind11::dict& options,
-                              pybind11::function otherwise);
+pybind11::object prepare_call(const OperatorName& name, size_t tensors, const pybind11::dict& options,
+                              const pybind11::function& otherwise);
 
-// A function of a module and the operator's first `inputs` arguments. Those that follow them are the parameters or
-// buffers of the module called `names`, as they are at the call. `options` hold as long as each of `attributes` is in
-// the module's __dict__ with that value; then, or where the other function would, it calls `otherwise`, with the same
-// arguments.
-pybind11::object prepare_module_call(const std::string& name, size_t inputs, const pybind11::tuple& names,
+// A function of a module and the operator's first `inputs` arguments. Those that follow them are the parameters of the
+// module called `names`, as they are at the call. `options` hold as long as each of `attributes` is in the module's
+// __dict__ with that value; else, and where the other function would, it calls `otherwise`, with the same arguments.
+pybind11::object prepare_module_call(const OperatorName& name, size_t inputs, const pybind11::tuple& names,
                                      const pybind11::dict& options, const pybind11::dict& attributes,
-                                     pybind11::function otherwise);
+                                     const pybind11::function& otherwise);
+
+// An operator of one input, the options that follow its tensors, a module or None, and the names of those of its
+// parameters that follow the input.
+using SequenceStep = std::tuple<OperatorName, pybind11::dict, pybind11::object, pybind11::tuple>;
+
+// A function of an input that does all steps, each on the result of the one before, or calls `otherwise`.
+pybind11::object prepare_sequence(const std::vector<SequenceStep>& steps, const pybind11::function& otherwise);
 
 }  // namespace fastvision

@@ -27,6 +27,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("has_cuda_kernels", [] { return cuda_library() != nullptr; });
   m.def("prepare_call", &prepare_call);
   m.def("prepare_module_call", &prepare_module_call);
+  m.def("prepare_sequence", &prepare_sequence);
   m.def("unchanged", &unchanged);
   m.def("kernels_enabled", &kernels_enabled);
   m.def("set_kernels_enabled", &set_kernels_enabled);

@@ -10,7 +10,7 @@ namespace {
 // The function's own object is a tuple of these tuples, so that Python's collector sees what it refers to. `checked`
 // has seen their types and sizes.
 enum Record : uint8_t { kModules, kTypes, kStates, kParents };
-enum State : uint8_t { kModule, kNames, kValues, kHasForward };
+enum State : uint8_t { kModule, kNames, kValues, kAbsent };
 enum Parent : uint8_t { kContainer, kChildren };
 
 PyObject* item(PyObject* tuple, Py_ssize_t i) {
@@ -19,11 +19,10 @@ PyObject* item(PyObject* tuple, Py_ssize_t i) {
 
 bool holds(PyObject* state) {
   const py::object dict = attributes_of(item(state, kModule));
-  static PyObject* const forward = PyUnicode_InternFromString("forward");
-  const int has_forward = PyDict_Contains(dict.ptr(), forward);
-  if (has_forward < 0) throw py::error_already_set();
-  if (static_cast<bool>(has_forward) != (item(state, kHasForward) == Py_True)) return false;
-  PyObject *names = item(state, kNames), *values = item(state, kValues);
+  PyObject *names = item(state, kNames), *values = item(state, kValues), *absent = item(state, kAbsent);
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(absent); ++i) {
+    if (find(dict.ptr(), item(absent, i))) return false;
+  }
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i) {
     PyObject* value = find(dict.ptr(), item(names, i));
     if (!value || !are_equal(value, item(values, i))) return false;
@@ -86,6 +85,7 @@ py::object unchanged(const py::tuple& modules, const py::tuple& types, const py:
   for (const py::handle& state : states) {
     const py::tuple entry = checked(state, 4);
     checked(entry[kValues], py::cast<py::tuple>(entry[kNames]).size());
+    py::cast<py::tuple>(entry[kAbsent]);
   }
   for (const py::handle& parent : parents) py::cast<py::tuple>(checked(parent, 2)[kChildren]);
   const py::tuple record = py::make_tuple(modules, types, states, parents);

@@ -6,7 +6,7 @@
 namespace fastvision {
 
 // A function without arguments that returns whether each of `modules` has its class of `types`, each of `states`
-// (tuples of module, names of its __dict__, their values and whether "forward" is one of its names) holds, and the
+// (tuples of module, names in its __dict__, their values and names that are not) holds, and the
 // children of each of `parents` (tuples of module and tuple of children) are the same. Raises TypeError or ValueError
 // where the arguments are no such tuples.
 //

@@ -32,6 +32,10 @@ def _dropout(input, p=0.5, training=True, inplace=False):
     return nn.Dropout(p).train(training)
 
 
+def _flatten(input, start_dim=0, end_dim=-1):
+    return nn.Flatten(start_dim, end_dim)
+
+
 def _stride(stride: Any) -> Any:
     return None if stride is not None and not isinstance(stride, int) and len(stride) == 0 else stride
 
@@ -45,8 +49,9 @@ _FUNCTIONS: dict[Callable, Callable[..., nn.Module]] = {
     F.avg_pool2d: _avg_pool2d,
     F.dropout: _dropout,
     F.dropout2d: _dropout,
+    torch.flatten: _flatten,
 }
-_METHODS: dict[str, Callable[..., nn.Module]] = {"relu": _relu, "relu_": _relu}
+_METHODS: dict[str, Callable[..., nn.Module]] = {"relu": _relu, "relu_": _relu, "flatten": _flatten}
 
 
 def function_layer(node: Node) -> nn.Module | None:
@@ -116,8 +121,8 @@ def _follow(node: Node, layers: dict[Node, nn.Module | None], structure_only: bo
     return Chain(nodes, chain, len(first.layers) if isinstance(first, Run) else 1)
 
 
-def fuse(graph: Graph, chain: Chain, target: Callable, arguments: tuple) -> None:
-    """Puts one call of a function in the place of the run that a chain begins with.
+def fuse(graph: Graph, chain: Chain, target: Callable, arguments: tuple) -> Node:
+    """Puts one call of a function in the place of the run that a chain begins with; its node.
 
     The call goes where the convolution was: until the run's last layer, the graph may change the input in place.
     """
@@ -128,3 +133,4 @@ def fuse(graph: Graph, chain: Chain, target: Callable, arguments: tuple) -> None
     nodes[-1].replace_all_uses_with(fused)
     for node in reversed(nodes):
         graph.erase_node(node)
+    return fused

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Graph, Node
 
-from fastvision._calls import Unpickled
+from fastvision._calls import OperatorStep, Unpickled
 from fastvision.convert.chains import Chain, find_chains, fuse, module_layer
 from fastvision.convert.converted import Converted, derive, is_observed, stock_type
-from fastvision.convert.direct import direct, with_relu
+from fastvision.convert.direct import direct, joined, with_relu
 from fastvision.convert.latent_calls import eager_groups, function_of, replace_eager
 from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
 from fastvision.convert.unchanged import unchanged
@@ -82,30 +83,34 @@ class _Program:
         except UntraceableError:
             self._trace = None
             return
+        graph = self._trace.graph
         chains = chains_of(self._trace)
         runs = [chain for chain in chains if chain.length > 1]
+        calls = {}
         for chain in runs:
-            fuse(self._trace.graph, chain, _function(direct(chain.run())), chain.nodes[0].args)
-        layers = [layer for chain in chains for layer in chain.layers] + self._call_directly()
+            run = chain.run()
+            calls[fuse(graph, chain, _function(run), chain.nodes[0].args)] = direct(run)
+        layers = [layer for chain in chains for layer in chain.layers] + self._call_directly(calls)
         self._layers_unchanged = unchanged(dict.fromkeys(layers))
-        latents = eager_groups(self._trace.graph, module._rng)
-        replace_eager(self._trace.graph, latents)
+        _join(graph, calls)
+        latents = eager_groups(graph, module._rng)
+        replace_eager(graph, latents)
         if runs or latents:
-            self.run = function_of(self._trace.graph, f"forward of {type(module).__name__}")
+            self.run = function_of(graph, f"forward of {type(module).__name__}")
 
-    def _call_directly(self) -> list[nn.Module]:
-        """The layers whose calls were replaced."""
+    def _call_directly(self, calls: dict[Node, Callable]) -> list[nn.Module]:
+        """The layers whose calls are to be those that are added to `calls`."""
         graph, replaced = self._trace.graph, []
         layers = {node: module_layer(self._trace.module, node) for node in graph.nodes}
         for node in graph.nodes:
-            if node.op != "call_module":
-                continue
             layer, follower = layers[node], next(iter(node.users)) if len(node.users) == 1 else None
+            if node.op != "call_module" and type(layer) is not nn.Flatten:
+                continue
             both = with_relu(layer, layers.get(follower))
             call = both or direct(layer)
             if call is layer:
                 continue
-            node.op, node.target = "call_function", _function(call)
+            calls[node] = call
             replaced.append(layer)
             if both:
                 replaced.append(layers[follower])
@@ -120,6 +125,31 @@ class _Program:
         if self._trace is None:
             return module.training == self._training  # stock is right whatever else has changed
         return self._trace.is_current(self._stock.forward) and self._layers_unchanged()
+
+
+def _join(graph: Graph, calls: dict[Node, Callable]) -> None:
+    """Puts the calls in the place of their nodes: operators that only follow each other in one, where the first was.
+
+    Until the last one, the graph may change the first one's input in place.
+    """
+    for node in list(graph.nodes):
+        call = calls.pop(node, None)
+        if call is None:
+            continue
+        nodes, steps = [node], [call]
+        while len(nodes[-1].users) == 1 and isinstance(call, OperatorStep):
+            (user,) = nodes[-1].users
+            if not isinstance(calls.get(user), OperatorStep):
+                break
+            nodes.append(user)
+            steps.append(calls.pop(user))
+        (call,) = joined(steps)
+        with graph.inserting_after(node):
+            joint = graph.call_function(_function(call), (node.args[0],))
+        joint.meta = dict(nodes[-1].meta)
+        nodes[-1].replace_all_uses_with(joint)
+        for replaced in reversed(nodes):
+            graph.erase_node(replaced)
 
 
 def _function(call: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -8,12 +8,14 @@ from fastvision._native import _C
 from fastvision.nn import Linear
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# What an instance may have of its own: a forward, or weights in fewer bits.
+_OWN = ("forward", "_storage")
 # What a plan depends on beside the classes of the layers. Parameters and buffers are read at each call.
 _OPTIONS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv2d: ("in_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
     nn.BatchNorm2d: ("training", "eps"),
     nn.ReLU: ("inplace",),
-    nn.Flatten: (),
+    nn.Flatten: ("start_dim", "end_dim"),
     Linear: (),
     nn.Identity: (),
     nn.Dropout: ("training",),
@@ -37,7 +39,9 @@ def unchanged(
 
 
 def _state(module: nn.Module, names: tuple[str, ...]) -> tuple:
-    values = (module.__dict__[name] for name in names)
+    attributes = module.__dict__
+    absent = tuple(name for name in _OWN if name not in attributes)
+    names = (*names, *(name for name in _OWN if name in attributes))
     # Hooks are kept in dictionaries that change in place: compare with a copy.
-    copies = tuple(dict(value) if isinstance(value, dict) else value for value in values)
-    return module, names, copies, "forward" in module.__dict__
+    copies = tuple(dict(value) if isinstance(value, dict) else value for value in map(attributes.get, names))
+    return module, names, copies, absent

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvision._calls import PreparedCall, Unpickled
+from fastvision._calls import OperatorStep, PreparedCall, Unpickled
 from fastvision._parameters import tensor_of
 from fastvision.nn.scripting import NotScriptable
 from fastvision.ops.conv import IntPair, explicit_padding
@@ -70,14 +70,14 @@ class FusedConvolution(Unpickled):
         return self._pad_and_call(input, weight, *others) if self._pads else self._call(input, weight, *others)
 
     def of_module(
-        self,
-        attributes: dict[str, Any] | None = None,
-        otherwise: Callable[[nn.Module, Tensor], Tensor] | None = None,
+        self, attributes: dict[str, Any], otherwise: Callable[[nn.Module, Tensor], Tensor]
     ) -> Callable[[nn.Module, Tensor], Tensor]:
         """The call on the parameters of a convolution, without a norm, as of PreparedCall.of_module."""
-        if self._pads:
-            return otherwise or (lambda module, input: self(input, *(tensor_of(module, name) for name in _PARAMETERS)))
-        return self._call.of_module(_PARAMETERS, attributes, otherwise)
+        return otherwise if self._pads else self._call.of_module(_PARAMETERS, attributes, otherwise)
+
+    def step(self, otherwise: Callable[[Tensor], Tensor]) -> OperatorStep | None:
+        """The call on the convolution's parameters, without a norm; None where padding comes before it."""
+        return None if self._pads else self._call.step(otherwise, self._convolution, _PARAMETERS)
 
     def _pad_and_call(self, input: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
         convolution = self._convolution

@@ -6,15 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvision._calls import PreparedCall
+from fastvision._calls import OperatorStep, PreparedCall
 from fastvision._parameters import tensor_of
 from fastvision.nn.storage import Copies, StoredWeights
 
 _OPERATORS = torch.ops.fastvision
-_call, _call_with_relu = (
-    PreparedCall(_OPERATORS.linear.default, 3, activation=activation).of_module(("weight", "bias"))
-    for activation in ("none", "relu")
-)
+_PARAMETERS = ("weight", "bias")
+_prepared = {
+    activation: PreparedCall(_OPERATORS.linear.default, 3, activation=activation) for activation in ("none", "relu")
+}
+_call, _call_with_relu = (prepared.of_module(_PARAMETERS) for prepared in _prepared.values())
 _call_quantized, _call_quantized_with_relu = (
     PreparedCall(_OPERATORS.linear_quantized.default, 4, activation=activation) for activation in ("none", "relu")
 )
@@ -46,6 +47,12 @@ class Linear(StoredWeights, nn.Linear):
         if _is_recorded():
             return torch.relu(self.forward(input))
         return self._run(input, _call_with_relu, _call_quantized_with_relu)
+
+    def step(self, activation: str) -> OperatorStep | None:
+        """The forward, or with_relu, for a sequence of steps; None with weights in fewer bits."""
+        if self._storage is not None:
+            return None
+        return _prepared[activation].step(self.with_relu if activation == "relu" else self.forward, self, _PARAMETERS)
 
     def _run(self, input: Tensor, call: Callable[[nn.Module, Tensor], Tensor], call_quantized: PreparedCall) -> Tensor:
         if self._storage is not None and (copies := self._copies_of(self._current_weights(), input)):
