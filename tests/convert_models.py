@@ -1,11 +1,15 @@
 """Models and instruments that the tests of fastvision.convert share."""
 
+from contextlib import contextmanager
 from unittest import mock
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from fastvision._calls import sequence
+from fastvision.convert import direct
 
 _OPS = torch.ops.fastvision
 FUSED = tuple(
@@ -43,6 +47,14 @@ def modules_called(model, input):
     with mock.patch.object(nn.Module, "__call__", lambda self, *given: called.append(self) or stock(self, *given)):
         model(input)
     return called
+
+
+@contextmanager
+def native_sequences():
+    """How many operators each native sequence has that is made meanwhile."""
+    lengths = []
+    with mock.patch.object(direct, "sequence", lambda steps: lengths.append(len(steps)) or sequence(steps)):
+        yield lengths
 
 
 def operators_called(model, input):

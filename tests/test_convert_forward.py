@@ -17,7 +17,16 @@ from convert_forwards import (
     Reused,
     TwoUsers,
 )
-from convert_models import FUSED, fused_calls, modules_called, operators_called, seeded, tensors, training_step
+from convert_models import (
+    FUSED,
+    fused_calls,
+    modules_called,
+    native_sequences,
+    operators_called,
+    seeded,
+    tensors,
+    training_step,
+)
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.testing import assert_close
@@ -308,6 +317,26 @@ def test_layers_that_are_called_directly_are_never_stale(change):
     after = converted(images)
     assert_close(after, model(images))
     assert after.shape != before.shape or not torch.allclose(after, before, atol=1e-3)
+
+
+def test_successive_operators_are_one_call():
+    converted = convert(Classifier())
+    with native_sequences() as lengths:
+        converted(torch.randn(2, 3, 14, 14))
+    assert lengths == [3]
+
+
+def test_a_value_with_two_users_ends_a_sequence():
+    class Twice(Classifier):
+        def forward(self, images):
+            features = F.relu(self.convolution(images))
+            return features.flatten(1), self.activation(self.linear(F.max_pool2d(features, 2).flatten(1)))
+
+    model, images = Twice(), torch.randn(2, 3, 14, 14)
+    converted = convert(model)
+    with native_sequences() as lengths:
+        assert_close(converted(images), model(images))
+    assert lengths == [1, 1, 2]
 
 
 def test_an_exported_forward_keeps_dense_layers_as_stock():

@@ -8,6 +8,7 @@ from convert_models import (
     conv_norm_relu_pool,
     fused_calls,
     modules_called,
+    native_sequences,
     operators_called,
     seeded,
 )
@@ -162,6 +163,26 @@ def test_layers_that_are_called_directly_are_never_stale(change, images):
     after = converted(images)
     assert_close(after, model(images))
     assert after.shape != before.shape or not torch.allclose(after, before, atol=1e-3)
+
+
+def test_weights_in_fewer_bits_after_a_call(images):
+    converted = convert(nn.Sequential(nn.Flatten(), nn.Linear(768, 5), nn.ReLU())).eval()
+    results = []
+    with torch.no_grad():
+        for dtype in (None, torch.int8, None):
+            converted[1].weight_dtype = dtype
+            results.append(converted(images))
+    assert torch.equal(results[0], results[2])
+    assert not torch.equal(results[0], results[1])
+    assert_close(results[0], results[1], rtol=0, atol=0.05)
+
+
+def test_successive_operators_are_one_call(images):
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(196, 5), nn.ReLU(), nn.Dropout()]
+    converted = convert(nn.Sequential(*layers, nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 2)).eval())
+    with native_sequences() as lengths:
+        converted(images)
+    assert lengths == [4, 1]
 
 
 @pytest.mark.parametrize("layer", range(3))
