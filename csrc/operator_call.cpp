@@ -7,21 +7,6 @@
 namespace py = pybind11;
 
 namespace fastvision {
-namespace {
-
-bool append_list(PyObject* const* items, Py_ssize_t count, c10::Stack& stack) {
-  c10::List<at::Tensor> tensors;
-  tensors.reserve(count);
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    if (!THPVariable_CheckExact(items[i])) return false;
-    tensors.push_back(THPVariable_Unpack(items[i]));
-  }
-  stack.emplace_back(std::move(tensors));
-  return true;
-}
-
-}  // namespace
-
 OperatorCall::OperatorCall(const std::string& name, const std::string& overload, size_t tensors,
                            const py::dict& options)
     : op_(c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), overload.c_str())) {
@@ -70,13 +55,37 @@ void OperatorCall::run(c10::Stack& stack) const {
   op_.callBoxed(stack);
 }
 
-PyObject* OperatorCall::results(c10::Stack& stack) {
-  if (stack.size() == 1) return THPVariable_Wrap(std::move(stack[0]).toTensor());
-  py::tuple wrapped(stack.size());
-  for (size_t i = 0; i < stack.size(); ++i) {
-    wrapped[i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(stack[i]).toTensor()));
+bool OperatorCall::append_list(PyObject* const* items, size_t count, c10::Stack& stack) {
+  c10::List<at::Tensor> tensors;
+  tensors.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    if (!THPVariable_CheckExact(items[i])) return false;
+    tensors.push_back(THPVariable_Unpack(items[i]));
   }
-  return wrapped.release().ptr();
+  stack.emplace_back(std::move(tensors));
+  return true;
+}
+
+namespace {
+
+py::object wrap(c10::IValue& result) {
+  return py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(result).toTensor()));
+}
+
+py::tuple wrap_from(c10::Stack& stack, size_t first) {
+  py::tuple wrapped(stack.size() - first);
+  for (size_t i = first; i < stack.size(); ++i) wrapped[i - first] = wrap(stack[i]);
+  return wrapped;
+}
+
+}  // namespace
+
+PyObject* OperatorCall::results(c10::Stack& stack) {
+  return stack.size() == 1 ? wrap(stack[0]).release().ptr() : wrap_from(stack, 0).release().ptr();
+}
+
+PyObject* OperatorCall::nested_results(c10::Stack& stack) {
+  return py::make_tuple(wrap(stack[0]), wrap_from(stack, 1)).release().ptr();
 }
 
 }  // namespace fastvision

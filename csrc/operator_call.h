@@ -26,6 +26,9 @@ class OperatorCall {
   // Adds an argument; false where it is for torch.ops to judge: a subclass of Tensor, or a wrong type.
   bool append(PyObject* argument, c10::Stack& stack) const;
 
+  // Adds a list of tensors, likewise.
+  static bool append_list(PyObject* const* items, size_t count, c10::Stack& stack);
+
   bool has_all(const c10::Stack& stack) const { return stack.size() == is_list_.size(); }
 
   // Calls with the arguments that were added, all of them. Needs no lock of the interpreter's.
@@ -33,6 +36,9 @@ class OperatorCall {
 
   // What a call returned, as torch.ops returns it.
   static PyObject* results(c10::Stack& stack);
+
+  // The first result, and a tuple of the others.
+  static PyObject* nested_results(c10::Stack& stack);
 
  private:
   c10::OperatorHandle op_;

@@ -1,7 +1,10 @@
 #include "prepared_call.h"
 
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/jit/frontend/tracer.h>
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -14,14 +17,37 @@ namespace py = pybind11;
 namespace fastvision {
 namespace {
 
-// Adds those of a module's parameters; false where one is not registered as such, or no plain tensor.
-bool append_parameters(const OperatorCall& op, PyObject* attributes, const py::tuple& names, c10::Stack& stack) {
+// add(parameter) for those of a module's; false where one is not registered as such, or it is.
+template <class F>
+bool add_parameters(PyObject* attributes, const py::tuple& names, const F& add) {
   static PyObject* const key = PyUnicode_InternFromString("_parameters");
   PyObject* parameters = find(attributes, key);
   if (!parameters || !PyDict_Check(parameters)) return false;
   for (const py::handle& name : names) {
-    PyObject* tensor = find(parameters, name.ptr());
-    if (!tensor || !op.append(tensor, stack)) return false;
+    PyObject* parameter = find(parameters, name.ptr());
+    if (!parameter || !add(parameter)) return false;
+  }
+  return true;
+}
+
+bool append_parameters(const OperatorCall& op, PyObject* attributes, const py::tuple& names, c10::Stack& stack) {
+  return add_parameters(attributes, names, [&](PyObject* parameter) { return op.append(parameter, stack); });
+}
+
+using Attributes = std::vector<std::pair<py::object, py::object>>;
+
+Attributes attributes_from(const py::dict& dict) {
+  Attributes attributes;
+  for (const auto& [name, value] : dict) {
+    attributes.emplace_back(py::reinterpret_borrow<py::object>(name), py::reinterpret_borrow<py::object>(value));
+  }
+  return attributes;
+}
+
+bool has_attributes(PyObject* module, const Attributes& attributes) {
+  for (const auto& [name, value] : attributes) {
+    PyObject* found = find(module, name.ptr());
+    if (!found || !are_equal(found, value.ptr())) return false;
   }
   return true;
 }
@@ -50,7 +76,7 @@ struct ModuleCall {
   OperatorCall op;
   size_t inputs;
   py::tuple names;
-  std::vector<std::pair<py::object, py::object>> attributes;
+  Attributes attributes;
 
   bool run(PyObject* const* arguments, size_t count, c10::Stack& stack) const {
     if (count != inputs + 1) return false;
@@ -59,19 +85,57 @@ struct ModuleCall {
       if (!op.append(arguments[i], stack)) return false;
     }
     const py::object module = attributes_of(arguments[0]);
-    if (!has_attributes(module.ptr()) || !append_parameters(op, module.ptr(), names, stack)) return false;
+    if (!has_attributes(module.ptr(), attributes) || !append_parameters(op, module.ptr(), names, stack)) return false;
     const py::gil_scoped_release no_gil;
+    op.run(stack);
+    return true;
+  }
+};
+
+// An operator of input, states and a list of parameters, called with states of zeros.
+struct RecurrentCall {
+  static constexpr const char* kName = "fastvision.RecurrentCall";
+
+  OperatorCall op;
+  py::tuple names;
+  Attributes attributes;
+  py::tuple absent;
+  RecurrentStates states;
+
+  bool run(PyObject* const* arguments, size_t count, c10::Stack& stack) const {
+    if (count != 2 || torch::jit::tracer::isTracing()) return false;
+    const py::object module = attributes_of(arguments[0]);
+    if (!has_attributes(module.ptr(), attributes) || has_any(module.ptr())) return false;
+    c10::SmallVector<PyObject*, 16> parameters;
+    const auto add = [&](PyObject* parameter) {
+      parameters.push_back(parameter);
+      return true;
+    };
+    if (!add_parameters(module.ptr(), names, add)) return false;
+    stack = op.stack();
+    if (!op.append(arguments[1], stack) || !stack[0].isTensor()) return false;
+    stack.emplace_back();  // the states
+    if (!OperatorCall::append_list(parameters.data(), parameters.size(), stack)) return false;
+    const at::Tensor input = stack[0].toTensor();
+    if (input.is_nested() || input.dim() != 3 || input.size(2) != states.input_size ||
+        input.scalar_type() != stack[2].toListRef()[0].toTensor().scalar_type()) {
+      return false;
+    }
+    const py::gil_scoped_release no_gil;
+    const at::Tensor zeros =
+        at::zeros({states.layers, input.size(states.batch_dim), states.hidden_size}, input.options());
+    if (states.count == 1) {
+      stack[1] = zeros;
+    } else {
+      stack[1] = c10::List<at::Tensor>{zeros, zeros};
+    }
     op.run(stack);
     return true;
   }
 
  private:
-  bool has_attributes(PyObject* module) const {
-    for (const auto& [name, value] : attributes) {
-      PyObject* found = find(module, name.ptr());
-      if (!found || !are_equal(found, value.ptr())) return false;
-    }
-    return true;
+  bool has_any(PyObject* module) const {
+    return std::any_of(absent.begin(), absent.end(), [&](py::handle name) { return find(module, name.ptr()); });
   }
 };
 
@@ -123,7 +187,8 @@ PyObject* call(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   if (!OperatorCall::is_plain() || !prepared.run(arguments, count, stack)) {
     return PyObject_Vectorcall(PyTuple_GET_ITEM(self, kOtherwise), arguments, count, nullptr);
   }
-  return OperatorCall::results(stack);
+  const bool is_nested = std::is_same_v<Call, RecurrentCall> && stack.size() > 2;
+  return is_nested ? OperatorCall::nested_results(stack) : OperatorCall::results(stack);
   END_HANDLE_TH_ERRORS
 }
 
@@ -148,12 +213,18 @@ py::object prepare_call(const OperatorName& name, size_t tensors, const py::dict
 
 py::object prepare_module_call(const OperatorName& name, size_t inputs, const py::tuple& names, const py::dict& options,
                                const py::dict& attributes, const py::function& otherwise) {
-  ModuleCall call{{name.first, name.second, inputs + names.size(), options}, inputs, names, {}};
-  for (const auto& [attribute, value] : attributes) {
-    call.attributes.emplace_back(py::reinterpret_borrow<py::object>(attribute),
-                                 py::reinterpret_borrow<py::object>(value));
+  const OperatorCall op(name.first, name.second, inputs + names.size(), options);
+  return function_of(ModuleCall{op, inputs, names, attributes_from(attributes)}, otherwise);
+}
+
+py::object prepare_recurrent_call(const OperatorName& name, const py::tuple& names, const py::dict& options,
+                                  const py::dict& attributes, const py::tuple& absent, const RecurrentStates& states,
+                                  const py::function& otherwise) {
+  if (names.empty() || states.batch_dim < 0 || states.batch_dim > 1) {
+    throw py::value_error("names, batch_dim: expected parameters, and 0 or 1");
   }
-  return function_of(std::move(call), otherwise);
+  const OperatorCall op(name.first, name.second, 3, options);
+  return function_of(RecurrentCall{op, names, attributes_from(attributes), absent, states}, otherwise);
 }
 
 py::object prepare_sequence(const std::vector<SequenceStep>& steps, const py::function& otherwise) {

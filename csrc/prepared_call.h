@@ -24,6 +24,21 @@ pybind11::object prepare_module_call(const OperatorName& name, size_t inputs, co
                                      const pybind11::dict& options, const pybind11::dict& attributes,
                                      const pybind11::function& otherwise);
 
+struct RecurrentStates {
+  int64_t count;   // 1: h, or 2: h and c
+  int64_t layers;  // times directions
+  int64_t input_size, hidden_size;
+  int64_t batch_dim;  // of the input
+};
+
+// A function of a module and an input (3 dimensions) for an operator of input, states and the list of parameters
+// `names`, with states of zeros; its results are output and states. As prepare_module_call, and there must be none of
+// `absent` in the module's __dict__.
+pybind11::object prepare_recurrent_call(const OperatorName& name, const pybind11::tuple& names,
+                                        const pybind11::dict& options, const pybind11::dict& attributes,
+                                        const pybind11::tuple& absent, const RecurrentStates& states,
+                                        const pybind11::function& otherwise);
+
 // An operator of one input, the options that follow its tensors, a module or None, and the names of those of its
 // parameters that follow the input.
 using SequenceStep = std::tuple<OperatorName, pybind11::dict, pybind11::object, pybind11::tuple>;

@@ -28,6 +28,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("prepare_call", &prepare_call);
   m.def("prepare_module_call", &prepare_module_call);
   m.def("prepare_sequence", &prepare_sequence);
+  m.def("prepare_recurrent_call",
+        [](const OperatorName& name, const py::tuple& names, const py::dict& options, const py::dict& attributes,
+           const py::tuple& absent, int64_t states, int64_t layers, int64_t input_size, int64_t hidden_size,
+           int64_t batch_dim, const py::function& otherwise) {
+          return prepare_recurrent_call(name, names, options, attributes, absent,
+                                        {states, layers, input_size, hidden_size, batch_dim}, otherwise);
+        });
   m.def("unchanged", &unchanged);
   m.def("kernels_enabled", &kernels_enabled);
   m.def("set_kernels_enabled", &set_kernels_enabled);

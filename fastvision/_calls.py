@@ -77,6 +77,24 @@ class PreparedCall(Unpickled):
             otherwise or call_operator,
         )
 
+    def of_recurrent_module(
+        self,
+        names: tuple[str, ...],
+        attributes: dict[str, Any],
+        absent: tuple[str, ...],
+        states: tuple[int, ...],
+        otherwise: Callable[..., Any],
+    ) -> Callable[..., Any]:
+        """The operator of an input, states and parameters as a function of a module and an input, with zeros as states.
+
+        Args:
+            names: of the parameters.
+            attributes, otherwise: as of of_module.
+            absent: attributes that the module must not have in its __dict__.
+            states: how many there are, layers * directions, input_size, hidden_size, and the input's batch dimension.
+        """
+        return _C.prepare_recurrent_call(self._name(), names, self._options, attributes, absent, *states, otherwise)
+
     def step(
         self,
         otherwise: Callable[[torch.Tensor], torch.Tensor],

@@ -11,7 +11,7 @@ namespace fastvision {
 
 #pragma GCC visibility push(default)  // _C calls these
 
-// What an operator's CPU kernel does, its options given: tensors from the stack, results to the stack.
+// What an operator's CPU kernel does, its options given: the other arguments from the stack, results to the stack.
 using DirectKernel = std::function<void(c10::Stack&)>;
 
 // Options in the order of the schema. Raises on those that the operator refuses.
@@ -23,12 +23,12 @@ bool add_direct_kernel(const char* operator_name, MakeDirectKernel make);
 // Null where the operator has none.
 MakeDirectKernel find_direct_kernel(const std::string& operator_name);
 
-// Whether the dispatcher would do no more than to call the CPU kernel: dense CPU tensors, no gradient, no autocast,
-// vmap, mode or profiler.
-bool is_direct(const c10::Stack& tensors);
+// Whether the dispatcher would do no more than to call the CPU kernel: dense CPU tensors, lists of them or None, no
+// gradient, no autocast, vmap, mode or profiler.
+bool is_direct(const c10::Stack& arguments);
 
 // Calls the kernel as the dispatcher would, where is_direct.
-void call_direct(const DirectKernel& kernel, c10::Stack& tensors);
+void call_direct(const DirectKernel& kernel, c10::Stack& arguments);
 
 #pragma GCC visibility pop
 

@@ -13,8 +13,43 @@ namespace {
 
 using at::Tensor;
 
-bool has_shape(const Tensor& tensor, std::initializer_list<c10::SymInt> shape) {
-  return tensor.sym_sizes().equals(c10::SymIntArrayRef(shape));
+bool is_symbolic(const Tensor& tensor) {
+  return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+}
+
+template <class Int>
+c10::ArrayRef<Int> sizes_of(const Tensor& tensor) {
+  if constexpr (std::is_same_v<Int, int64_t>) {
+    return tensor.sizes();
+  } else {
+    return tensor.sym_sizes();
+  }
+}
+
+template <class Int>
+bool has_shape(const Tensor& tensor, std::initializer_list<Int> shape) {
+  return sizes_of<Int>(tensor).equals(c10::ArrayRef<Int>(shape));
+}
+
+// Do the sizes of tensors with the right numbers of dimensions fit each other?
+template <class Int>
+bool sizes_fit(const LayerTensors& layer) {
+  const auto input = sizes_of<Int>(layer.input), hx = sizes_of<Int>(layer.hx);
+  const Int &directions = hx[0], &hidden = hx[2], &columns = input.back();
+  const Int width = hidden * layer.gates();
+  const auto count = static_cast<int64_t>(layer.params.size());
+  if ((directions != 1 && directions != 2) || (count != 2 * directions && count != 4 * directions)) return false;
+  if (layer.is_lstm() && !sizes_of<Int>(layer.cx).equals(hx)) return false;
+  if (!layer.is_packed() && input[1] != hx[1]) return false;
+  const size_t step = layer.params_per_direction();
+  for (size_t i = 0; i < layer.params.size(); i += step) {
+    const Tensor* params = &layer.params[i];
+    if (!has_shape<Int>(params[0], {width, columns}) || !has_shape<Int>(params[1], {width, hidden}) ||
+        (step == 4 && !(has_shape<Int>(params[2], {width}) && has_shape<Int>(params[3], {width})))) {
+      return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace
@@ -42,24 +77,13 @@ bool is_plain_layer(const LayerTensors& layer) {
       (layer.is_packed() && !is_batch_sizes(layer.batch_sizes, input))) {
     return false;
   }
-  const c10::SymInt directions = hx.sym_size(0), hidden = hx.sym_size(2), width = hidden * layer.gates();
-  if ((directions != 1 && directions != 2) ||
-      (layer.params.size() != 2 * directions && layer.params.size() != 4 * directions)) {
-    return false;
+  if (layer.is_lstm() && !is_like(layer.cx, input)) return false;
+  bool has_symbols = is_symbolic(input) || is_symbolic(hx) || (layer.is_lstm() && is_symbolic(layer.cx));
+  for (const Tensor& param : layer.params) {
+    if (!is_like(param, input)) return false;
+    has_symbols |= is_symbolic(param);
   }
-  if (layer.is_lstm() && !(is_like(layer.cx, input) && layer.cx.sym_sizes() == hx.sym_sizes())) return false;
-  if (!layer.is_packed() && input.sym_size(1) != hx.sym_size(1)) return false;
-  const size_t step = layer.params_per_direction();
-  for (size_t i = 0; i < layer.params.size(); i += step) {
-    for (size_t j = 0; j < step; ++j) {
-      if (!is_like(layer.params[i + j], input)) return false;
-    }
-    if (!has_shape(layer.params[i], {width, input.sym_size(-1)}) || !has_shape(layer.params[i + 1], {width, hidden}) ||
-        (step == 4 && !(has_shape(layer.params[i + 2], {width}) && has_shape(layer.params[i + 3], {width})))) {
-      return false;
-    }
-  }
-  return true;
+  return has_symbols ? sizes_fit<c10::SymInt>(layer) : sizes_fit<int64_t>(layer);
 }
 
 void check_layer(const LayerTensors& layer) {
@@ -90,9 +114,6 @@ bool layer_has_kernel(const LayerTensors& layer, bool training) {
   const auto dtype = kernel_dtype(layer.input.scalar_type());
   const RnnKernels* kernels = kernels_of(layer.input.device(), &KernelLibrary::rnn);
   if (!kernels_enabled() || !kernels || !dtype || (layer.masks.defined() && !kernels->takes_masks)) return false;
-  const auto is_symbolic = [](const Tensor& tensor) {
-    return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
-  };
   RnnLayer problem;
   problem.mode = layer.is_lstm() ? RnnMode::lstm : RnnMode::gru;
   problem.dtype = *dtype;

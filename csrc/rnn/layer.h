@@ -72,6 +72,9 @@ void check_batch_sizes(const LayerTensors& layer);
 // Whether the operator runs a kernel for the layer, or else the reference.
 bool layer_has_kernel(const LayerTensors& layer, bool training);
 
+// The results for tensors that fit each other, by a kernel or the reference.
+LayerResult compute_layer(const LayerTensors& layer);
+
 // The results by the kernel that there is, for tensors that fit each other.
 LayerResult run_layer_kernel(const LayerTensors& layer);
 

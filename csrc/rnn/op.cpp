@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include "core/big_tensor.h"
+#include "core/direct.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"
 #include "rnn/kernels.h"
@@ -123,9 +124,7 @@ LayerResult rnn_layer(const Tensor& input, const Tensor& hx, const OptionalTenso
                       const OptionalTensor& batch_sizes, const OptionalTensor& masks) {
   const LayerTensors tensors(input, hx, cx, params, batch_sizes, masks);
   check_layer(tensors);
-  check_batch_sizes(tensors);
-  if (!layer_has_kernel(tensors, /*training=*/false)) return rnn_layer_reference(tensors);
-  return run_layer_kernel(tensors);
+  return compute_layer(tensors);
 }
 
 // The operators of training are called by autograd, which has asked for a kernel, or by hand. What began with
@@ -307,6 +306,27 @@ Tensor gru_cell(const Tensor& input, const Tensor& hx, const Tensor& w_ih, const
   return cell.run(nullptr);
 }
 
+DirectKernel direct_lstm_cell(at::ArrayRef<c10::IValue>) {
+  return [](c10::Stack& s) {
+    auto [hy, cy] = fastvision::lstm_cell(s[0].toTensor(), s[1].toTensor(), s[2].toTensor(), s[3].toTensor(),
+                                          s[4].toTensor(), s[5].toOptional<Tensor>(), s[6].toOptional<Tensor>());
+    s.clear();
+    torch::jit::push(s, std::move(hy), std::move(cy));
+  };
+}
+
+DirectKernel direct_gru_cell(at::ArrayRef<c10::IValue>) {
+  return [](c10::Stack& s) {
+    Tensor hy = fastvision::gru_cell(s[0].toTensor(), s[1].toTensor(), s[2].toTensor(), s[3].toTensor(),
+                                     s[4].toOptional<Tensor>(), s[5].toOptional<Tensor>());
+    s.clear();
+    torch::jit::push(s, std::move(hy));
+  };
+}
+
+const bool kHaveDirectKernels = add_direct_kernel("fastvision::lstm_cell", &direct_lstm_cell) &&
+                                add_direct_kernel("fastvision::gru_cell", &direct_gru_cell);
+
 void register_operators(torch::Library& m) {
   m.impl("rnn_layer", &rnn_layer);
   m.impl("rnn_layer_with_reserve", &rnn_layer_with_reserve);
@@ -316,6 +336,11 @@ void register_operators(torch::Library& m) {
 }
 
 }  // namespace
+
+LayerResult compute_layer(const LayerTensors& layer) {
+  check_batch_sizes(layer);
+  return layer_has_kernel(layer, /*training=*/false) ? run_layer_kernel(layer) : rnn_layer_reference(layer);
+}
 
 LayerResult run_layer_kernel(const LayerTensors& layer) {
   return run_forward(Layer(layer), layer.input.device(), Tensor());

@@ -5,6 +5,7 @@
 #include <c10/util/irange.h>
 #include <torch/library.h>
 
+#include "core/direct.h"
 #include "rnn/masks.h"
 #include "rnn/reference.h"
 
@@ -19,6 +20,7 @@ struct Stack {
   int64_t layers, directions, params_per_direction;
   double dropout;
   bool train;
+  LayerResult (*call)(const LayerTensors&) = &call_layer;
 
   // The tensors of layer `i`, whose states are rows of all layers' hx and cx.
   LayerTensors layer(int64_t i, const Tensor& input, const Tensor& hx, const Tensor& cx,
@@ -65,7 +67,7 @@ LayerResult run(const Stack& stack, const Tensor& input, const Tensor& hx, const
     if (i > 0 && stack.train && stack.dropout > 0) rows = at::dropout(rows, stack.dropout, true);
     LayerTensors layer = stack.layer(i, rows, hx, cx, batch_sizes);
     if (rates) layer.masks = layer_masks(layer, *rates, stack.train);
-    auto [output, hy, cy] = layer.is_projected() ? rnn_layer_reference(layer) : call_layer(layer);
+    auto [output, hy, cy] = layer.is_projected() ? rnn_layer_reference(layer) : stack.call(layer);
     rows = output;
     hidden.push_back(hy);
     cell.push_back(cy);
@@ -76,9 +78,10 @@ LayerResult run(const Stack& stack, const Tensor& input, const Tensor& hx, const
   return {batch_first ? rows.transpose(0, 1) : rows, joined(hidden), cx.defined() ? joined(cell) : cell[0]};
 }
 
+template <LayerResult (*Call)(const LayerTensors&)>
 LayerResult lstm(const Tensor& input, at::TensorList hx, at::TensorList params, bool has_biases, int64_t num_layers,
                  double dropout, bool train, bool bidirectional, bool batch_first, const OptionalTensor& batch_sizes) {
-  const Stack stack{params, num_layers, bidirectional ? 2 : 1, has_biases ? 4 : 2, dropout, train};
+  const Stack stack{params, num_layers, bidirectional ? 2 : 1, has_biases ? 4 : 2, dropout, train, Call};
   const Tensor steps_first = batch_first && input.dim() == 3 ? input.transpose(0, 1) : input;
   if (hx.size() != 2 || !is_plain(stack, steps_first, hx[0], hx[1], batch_sizes)) {
     return lstm_reference(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
@@ -87,10 +90,11 @@ LayerResult lstm(const Tensor& input, at::TensorList hx, at::TensorList params, 
   return run(stack, steps_first, hx[0], hx[1], batch_first, batch_sizes);
 }
 
+template <LayerResult (*Call)(const LayerTensors&)>
 std::tuple<Tensor, Tensor> gru(const Tensor& input, const Tensor& hx, at::TensorList params, bool has_biases,
                                int64_t num_layers, double dropout, bool train, bool bidirectional, bool batch_first,
                                const OptionalTensor& batch_sizes) {
-  const Stack stack{params, num_layers, bidirectional ? 2 : 1, has_biases ? 4 : 2, dropout, train};
+  const Stack stack{params, num_layers, bidirectional ? 2 : 1, has_biases ? 4 : 2, dropout, train, Call};
   const Tensor steps_first = batch_first && input.dim() == 3 ? input.transpose(0, 1) : input;
   if (!is_plain(stack, steps_first, hx, Tensor(), batch_sizes)) {
     return gru_reference(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
@@ -99,6 +103,47 @@ std::tuple<Tensor, Tensor> gru(const Tensor& input, const Tensor& hx, at::Tensor
   const auto [output, hy, cy] = run(stack, steps_first, hx, Tensor(), batch_first, batch_sizes);
   return {output, hy};
 }
+
+// What the schemas list after the parameters.
+struct SequenceOptions {
+  bool has_biases;
+  int64_t num_layers;
+  double dropout;
+  bool train, bidirectional, batch_first;
+  OptionalTensor batch_sizes;
+
+  explicit SequenceOptions(at::ArrayRef<c10::IValue> o)
+      : has_biases(o.at(0).toBool()),
+        num_layers(o.at(1).toInt()),
+        dropout(o.at(2).toDouble()),
+        train(o.at(3).toBool()),
+        bidirectional(o.at(4).toBool()),
+        batch_first(o.at(5).toBool()),
+        batch_sizes(o.at(6).toOptional<Tensor>()) {}
+};
+
+DirectKernel direct_lstm(at::ArrayRef<c10::IValue> options) {
+  return [o = SequenceOptions(options)](c10::Stack& stack) {
+    auto [output, hy, cy] =
+        lstm<&compute_layer>(stack[0].toTensor(), stack[1].toTensorVector(), stack[2].toTensorVector(), o.has_biases,
+                             o.num_layers, o.dropout, o.train, o.bidirectional, o.batch_first, o.batch_sizes);
+    stack.clear();
+    torch::jit::push(stack, std::move(output), std::move(hy), std::move(cy));
+  };
+}
+
+DirectKernel direct_gru(at::ArrayRef<c10::IValue> options) {
+  return [o = SequenceOptions(options)](c10::Stack& stack) {
+    auto [output, hy] =
+        gru<&compute_layer>(stack[0].toTensor(), stack[1].toTensor(), stack[2].toTensorVector(), o.has_biases,
+                            o.num_layers, o.dropout, o.train, o.bidirectional, o.batch_first, o.batch_sizes);
+    stack.clear();
+    torch::jit::push(stack, std::move(output), std::move(hy));
+  };
+}
+
+const bool kHaveDirectKernels =
+    add_direct_kernel("fastvision::lstm", &direct_lstm) && add_direct_kernel("fastvision::gru", &direct_gru);
 
 LayerResult regularized_rnn(const Tensor& input, at::TensorList hx, at::TensorList params, bool has_biases,
                             int64_t num_layers, double dropout, bool train, bool bidirectional, bool batch_first,
@@ -126,8 +171,8 @@ LayerResult regularized_rnn(const Tensor& input, at::TensorList hx, at::TensorLi
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fastvision, CompositeImplicitAutograd, m) {
-  m.impl("lstm", &lstm);
-  m.impl("gru", &gru);
+  m.impl("lstm", &lstm<&call_layer>);
+  m.impl("gru", &gru<&call_layer>);
   m.impl("regularized_rnn", &regularized_rnn);
 }
 

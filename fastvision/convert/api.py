@@ -128,7 +128,7 @@ def _original_class(module: nn.Module) -> type[nn.Module] | None:
 def _restore(modules: list[nn.Module]) -> None:
     for module in modules:
         module.__class__ = _original_class(module)
-        for name in ("_plan", "_storage", "_rng"):
+        for name in ("_plan", "_storage", "_rng", "_fresh"):
             module.__dict__.pop(name, None)
 
 

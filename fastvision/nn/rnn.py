@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastvision._calls import PreparedCall
+from fastvision._calls import PreparedCall, Unpickled
 from fastvision._parameters import tensor_of
 from fastvision.nn import dynamo
 from fastvision.nn.regularized import Regularized
@@ -52,7 +52,14 @@ def _record(module: nn.Module, stock: type[nn.Module], input: Any, hx: Any) -> A
 class _Sequences(Regularized, StoredRnnWeights):
     """The forward of LSTM and GRU, put before stock's class in the bases. Its steps and checks are stock's."""
 
+    _fresh: "_FromZeros | None" = None
+
     def forward(self, input, hx=None):
+        if torch.compiler.is_compiling() or hx is not None or self._fresh is None:
+            return self._forward(input, hx)
+        return self._fresh.call(self, input)
+
+    def _forward(self, input, hx=None):
         if _is_recorded(self, input):
             return _record(self, self._stock, input, hx)
         weights = self._current_weights()
@@ -66,6 +73,7 @@ class _Sequences(Regularized, StoredRnnWeights):
             input = input.unsqueeze(batch_dim)
         if hx is None:
             self.check_input(input, None)  # states of our own making fit
+            self._prepare()
             hx = self._zeros(input, input.size(batch_dim))
         else:
             hx = self._with_batch(hx, is_batched)
@@ -94,10 +102,18 @@ class _Sequences(Regularized, StoredRnnWeights):
             self._update_flat_weights()
         return self._flat_weights
 
-    def _call(self, operator, input, hx, weights, batch_first, batch_sizes):
+    def _prepare(self) -> None:
+        """Makes the next call from zeros a shorter one, where it is stock's module and no more."""
+        is_stock = type(self) in (LSTM, GRU) and self.proj_size == 0 and self._rates is None and self._storage is None
+        if not is_stock or torch.compiler.is_compiling():
+            return
+        if self._fresh is None or self._fresh.attributes != _FromZeros.attributes_of(self):
+            self._fresh = _FromZeros(self)
+
+    def _call(self, input, hx, weights, batch_first, batch_sizes):
         if batch_sizes is None and not torch.compiler.is_compiling():
-            return _prepared(operator, *self._options(), batch_first)(input, hx, weights)
-        return operator(input, hx, weights, *self._options(), batch_first, batch_sizes)
+            return _prepared(self._operator, *self._options(), batch_first)(input, hx, weights)
+        return self._operator(input, hx, weights, *self._options(), batch_first, batch_sizes)
 
     def _options(self) -> tuple:
         return self.bias, self.num_layers, self.dropout, self.training, self.bidirectional
@@ -105,6 +121,32 @@ class _Sequences(Regularized, StoredRnnWeights):
     def _zero_state(self, input: Tensor, batch: int, size: int) -> Tensor:
         layers = self.num_layers * (2 if self.bidirectional else 1)
         return input.new_zeros((layers, batch, size))
+
+
+class _FromZeros(Unpickled):
+    """The call of a module on a batch of sequences of one length, with states of zeros: 5 to 10 us less in Python."""
+
+    _NAMES = (
+        *("bias", "num_layers", "dropout", "training", "bidirectional", "batch_first"),
+        *("input_size", "hidden_size", "proj_size"),
+    )
+
+    def __init__(self, module: _Sequences) -> None:
+        self.attributes = self.attributes_of(module)
+        operator = _prepared(module._operator, *module._options(), module.batch_first)
+        layers = module.num_layers * (2 if module.bidirectional else 1)
+        self.call = operator.of_recurrent_module(
+            tuple(module._flat_weights_names),
+            self.attributes,
+            ("_rates", "_storage"),
+            (module._states, layers, module.input_size, module.hidden_size, 0 if module.batch_first else 1),
+            _Sequences._forward,
+        )
+
+    @classmethod
+    def attributes_of(cls, module: nn.RNNBase) -> dict[str, Any]:
+        """What the call depends on besides the parameters."""
+        return {name: getattr(module, name) for name in cls._NAMES}
 
 
 def _batch_size(batch_sizes: Tensor, sorted_indices: Tensor | None) -> int:
@@ -130,6 +172,7 @@ class LSTM(_Sequences, nn.LSTM):
     """
 
     _stock = nn.LSTM
+    _operator = _lstm
     _states = 2
 
     def _zeros(self, input: Tensor, batch: int) -> tuple[Tensor, Tensor]:
@@ -157,7 +200,7 @@ class LSTM(_Sequences, nn.LSTM):
             return output, (hy, cy)
         if self._storage is not None and (results := self._run_stored(weights, input, hx, batch_first, batch_sizes)):
             return results
-        output, hy, cy = self._call(_lstm, input, hx, weights, batch_first, batch_sizes)
+        output, hy, cy = self._call(input, hx, weights, batch_first, batch_sizes)
         return output, (hy, cy)
 
 
@@ -174,6 +217,7 @@ class GRU(_Sequences, nn.GRU):
     """
 
     _stock = nn.GRU
+    _operator = _gru
 
     def _zeros(self, input: Tensor, batch: int) -> Tensor:
         return self._zero_state(input, batch, self.hidden_size)
@@ -198,7 +242,7 @@ class GRU(_Sequences, nn.GRU):
             return self._regularized_sequences(input, hx, weights, batch_first, batch_sizes)[:2]
         if self._storage is not None and (results := self._run_stored(weights, input, [hx], batch_first, batch_sizes)):
             return results[0], results[1][0]
-        return self._call(_gru, input, hx, weights, batch_first, batch_sizes)
+        return self._call(input, hx, weights, batch_first, batch_sizes)
 
 
 _CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the operators' order
