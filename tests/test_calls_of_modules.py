@@ -2,12 +2,14 @@
 
 import gc
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
+import fastvision
 from fastvision._calls import PreparedCall, sequence
 from fastvision._native import _C
 from fastvision.nn import ConvReLUMaxPool2d, Linear
@@ -264,3 +266,32 @@ def test_tensors_on_the_meta_device(module, input, name):
 def test_a_missing_tensor_is_refused(layers):
     with torch.inference_mode(), pytest.raises(RuntimeError, match="Tensor"):
         CONVOLVE(None, layers[0].weight, None)
+
+
+LATENTS = {
+    "alike": (torch.randn(3, 4), torch.randn(3, 4)),
+    "broadcast": (torch.randn(3, 4), torch.randn(4)),
+    "promoted": (torch.randn(3, 4), torch.randn(3, 4).bfloat16()),
+    "channels last": (torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.randn(2, 3, 4, 5)),
+    "no kernel": (torch.randn(3, 4).double(), torch.randn(3, 4).double()),
+    "no dimensions": (torch.randn(()), torch.randn(())),
+    "empty": (torch.randn(0, 4), torch.randn(0, 4)),
+}
+
+
+@pytest.mark.parametrize(("mu", "logvar"), LATENTS.values(), ids=LATENTS)
+@pytest.mark.parametrize("sample", [fastvision.ops.reparameterize, fastvision.ops.reparameterize_kl])
+def test_noise_is_the_same_past_the_dispatcher(mu, logvar, sample):
+    results = []
+    for watch in (nullcontext, torch.profiler.profile):  # with a profiler the dispatcher has its way
+        torch.manual_seed(4)
+        with torch.no_grad(), watch():
+            first, second = sample(mu, logvar), sample(mu, logvar)
+        results.append((first, second))
+        assert mu.numel() == 0 or not torch.equal(*map(z_of, (first, second)))
+    assert_close(*results, rtol=0, atol=0)
+    assert z_of(results[0][0]).stride() == z_of(results[1][0]).stride()
+
+
+def z_of(result):
+    return result[0] if isinstance(result, tuple) else result

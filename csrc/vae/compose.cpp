@@ -8,6 +8,7 @@
 #include <torch/library.h>
 
 #include "core/autograd.h"
+#include "core/direct.h"
 #include "core/operator_handle.h"
 #include "vae/op.h"
 #include "vae/reference.h"
@@ -49,6 +50,14 @@ at::ScalarType floating(at::ScalarType type) {
   return at::isIntegralType(type, /*includeBool=*/true) ? at::typeMetaToScalarType(at::get_default_dtype()) : type;
 }
 
+SampleAndKl call_forward(const Tensor& mu, const Tensor& logvar, std::optional<std::string_view> reduction,
+                         const OptionalGenerator& generator) {
+  static const auto forward =
+      find_operator<SampleAndKl(const Tensor&, const Tensor&, const Tensor&, std::optional<std::string_view>)>(
+          "fastvision::reparameterize_forward");
+  return forward.call(mu, logvar, call_philox_state(mu, generator), reduction);
+}
+
 SampleAndKl sample(const char* op, Tensor mu, Tensor logvar, std::optional<std::string_view> reduction,
                    const OptionalGenerator& generator) {
   to_device_of(op, "mu and logvar", mu, logvar);
@@ -68,10 +77,7 @@ SampleAndKl sample(const char* op, Tensor mu, Tensor logvar, std::optional<std::
     if (reduction) checked = kl_reduction(op, *reduction);
     return reparameterize_reference(mu, logvar, noise, checked);
   }
-  static const auto forward =
-      find_operator<SampleAndKl(const Tensor&, const Tensor&, const Tensor&, std::optional<std::string_view>)>(
-          "fastvision::reparameterize_forward");
-  return forward.call(mu, logvar, call_philox_state(mu, generator), reduction);
+  return call_forward(mu, logvar, reduction, generator);
 }
 
 Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const OptionalGenerator& generator) {
@@ -111,6 +117,35 @@ Tensor elbo_loss(const Tensor& recon, const Tensor& target, const Tensor& mu, co
                            std::string_view)>("fastvision::elbo_loss_forward");
   return forward.call(r, t, m, v, reconstruction, beta, free_bits, reduction);
 }
+
+// Whether there is nothing to bring into line or to refuse.
+bool are_plain(const Tensor& mu, const Tensor& logvar, const OptionalGenerator& generator) {
+  return mu.scalar_type() == logvar.scalar_type() && at::isFloatingType(mu.scalar_type()) && mu.dim() > 0 &&
+         mu.sizes() == logvar.sizes() && !(generator && generator->defined());
+}
+
+DirectKernel direct_sample(at::ArrayRef<c10::IValue> options) {
+  return [generator = options.at(0).toOptional<at::Generator>()](c10::Stack& stack) {
+    const Tensor mu = stack[0].toTensor(), logvar = stack[1].toTensor();
+    stack.clear();
+    stack.emplace_back(are_plain(mu, logvar, generator) ? std::get<0>(compute_sample(mu, logvar, std::nullopt))
+                                                        : reparameterize(mu, logvar, generator));
+  };
+}
+
+DirectKernel direct_sample_and_kl(at::ArrayRef<c10::IValue> options) {
+  return [reduction = options.at(0).toStringRef(),
+          generator = options.at(1).toOptional<at::Generator>()](c10::Stack& stack) {
+    const Tensor mu = stack[0].toTensor(), logvar = stack[1].toTensor();
+    auto [z, kl] = are_plain(mu, logvar, generator) ? compute_sample(mu, logvar, reduction)
+                                                    : reparameterize_kl(mu, logvar, reduction, generator);
+    stack.clear();
+    torch::jit::push(stack, std::move(z), std::move(kl));
+  };
+}
+
+const bool kHaveDirectKernels = add_direct_kernel("fastvision::reparameterize", &direct_sample) &&
+                                add_direct_kernel("fastvision::reparameterize_kl", &direct_sample_and_kl);
 
 }  // namespace
 

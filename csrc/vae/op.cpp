@@ -33,6 +33,13 @@ Tensor dense(at::IntArrayRef sizes, const at::TensorOptions& options) {
   return empty_result(sizes, options, at::MemoryFormat::Contiguous);
 }
 
+void draw_words(const std::optional<at::Generator>& generator, int64_t* words) {
+  auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
+  const std::lock_guard<std::mutex> lock(source->mutex_);
+  words[0] = static_cast<int64_t>(source->random64());
+  words[1] = static_cast<int64_t>(source->random64());
+}
+
 // One draw from the generator; 128 bits, so that two calls never share numbers. On CUDA an operator of stock, which
 // knows how to draw while a graph is captured.
 Tensor philox_state(const Tensor& like, const std::optional<at::Generator>& generator) {
@@ -40,12 +47,8 @@ Tensor philox_state(const Tensor& like, const std::optional<at::Generator>& gene
   if (!like.is_cpu()) {
     return at::empty({2}, options).random_(std::numeric_limits<int64_t>::min(), std::nullopt, generator);
   }
-  auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
   Tensor state = at::empty({2}, options);
-  auto* words = state.mutable_data_ptr<int64_t>();
-  const std::lock_guard<std::mutex> lock(source->mutex_);
-  words[0] = static_cast<int64_t>(source->random64());
-  words[1] = static_cast<int64_t>(source->random64());
+  draw_words(generator, state.mutable_data_ptr<int64_t>());
   return state;
 }
 
@@ -87,6 +90,23 @@ std::vector<int64_t> kl_sizes(const Tensor& mu, const std::optional<Reduction>& 
   return *reduction == Reduction::none ? mu.sizes().vec() : std::vector<int64_t>{};
 }
 
+SampleAndKl run_forward(const Tensor& mu, const Tensor& logvar, const int64_t* words,
+                        const std::optional<Reduction>& reduction) {
+  const c10::DeviceGuard guard(mu.device());
+  const Reparameterization p = describe(mu, reduction);
+  const auto m = mu.expect_contiguous(), v = logvar.expect_contiguous();
+  Tensor z = dense(mu.sizes(), mu.options());
+  Tensor kl = dense(kl_sizes(mu, reduction), mu.options());
+  TorchContext context(mu.device());
+  check_status("fastvision::reparameterize_forward",
+               kernels_on(mu.device(), mu.scalar_type())
+                   ->forward(p,
+                             {m->const_data_ptr(), v->const_data_ptr(), words, z.mutable_data_ptr(),
+                              reduction ? kl.mutable_data_ptr() : nullptr},
+                             context));
+  return {z.contiguous(mu.suggest_memory_format()), kl};
+}
+
 SampleAndKl reparameterize_forward(const Tensor& mu, const Tensor& logvar, const Tensor& state,
                                    std::optional<std::string_view> reduction_name) {
   constexpr const char* kOp = "fastvision::reparameterize_forward";
@@ -99,18 +119,7 @@ SampleAndKl reparameterize_forward(const Tensor& mu, const Tensor& logvar, const
     const auto [z, kl] = reparameterize_reference(mu, logvar, noise, reduction);
     return {z.contiguous(format), kl.contiguous()};
   }
-  const c10::DeviceGuard guard(mu.device());
-  const Reparameterization p = describe(mu, reduction);
-  const auto m = mu.expect_contiguous(), v = logvar.expect_contiguous(), words = state.expect_contiguous();
-  Tensor z = dense(mu.sizes(), mu.options());
-  Tensor kl = dense(kl_sizes(mu, reduction), mu.options());
-  TorchContext context(mu.device());
-  check_status(kOp, kernels_on(mu.device(), mu.scalar_type())
-                        ->forward(p,
-                                  {m->const_data_ptr(), v->const_data_ptr(), words->const_data_ptr<int64_t>(),
-                                   z.mutable_data_ptr(), reduction ? kl.mutable_data_ptr() : nullptr},
-                                  context));
-  return {z.contiguous(format), kl};
+  return run_forward(mu, logvar, state.expect_contiguous()->const_data_ptr<int64_t>(), reduction);
 }
 
 void check_shaped(const char* op, const char* name, const Tensor& tensor, at::IntArrayRef sizes, const Tensor& like) {
@@ -244,6 +253,15 @@ void register_operators(torch::Library& m) {
 
 bool vae_has_kernel(c10::Device device, at::ScalarType dtype) {
   return kernels_enabled() && kernels_on(device, dtype);
+}
+
+SampleAndKl compute_sample(const Tensor& mu, const Tensor& logvar, std::optional<std::string_view> reduction) {
+  if (!vae_has_kernel(mu.device(), mu.scalar_type())) {
+    return reparameterize_forward(mu, logvar, philox_state(mu, std::nullopt), reduction);
+  }
+  int64_t words[2];
+  draw_words(std::nullopt, words);
+  return run_forward(mu, logvar, words, checked_reduction("fastvision::reparameterize_kl", reduction, mu));
 }
 
 Tensor call_philox_state(const Tensor& like, const std::optional<at::Generator>& generator) {

@@ -2,12 +2,18 @@
 
 #include <ATen/core/Generator.h>
 
+#include <tuple>
+
 #include "vae/options.h"
 
 namespace fastvision {
 
 // Whether the library in use has kernels for tensors of this device and dtype.
 bool vae_has_kernel(c10::Device device, at::ScalarType dtype);
+
+// What reparameterize and reparameterize_kl come to on the CPU where the arguments are as kernels want them.
+std::tuple<at::Tensor, at::Tensor> compute_sample(const at::Tensor& mu, const at::Tensor& logvar,
+                                                  std::optional<std::string_view> reduction);
 
 // The registered operators, through the dispatcher.
 at::Tensor call_philox_state(const at::Tensor& like, const std::optional<at::Generator>& generator);
