@@ -25,7 +25,7 @@ class PreparedCall(Unpickled):
     torch.ops takes 3 to 5 us to convert arguments, which is half of a small layer's time; this takes 1.
 
     Args:
-        operator: of fastvision.
+        operator: fastvision's, or one of PyTorch's.
         tensors: how many arguments a call passes.
         options: the operator's other arguments, where they differ from its defaults.
 

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.testing import assert_close
 
 import fastvision
+from fastvision._calls import PreparedCall
 
 each_layer = pytest.mark.parametrize("name", ["LSTM", "GRU"])
 
@@ -179,3 +180,11 @@ def test_copies_compute_with_their_own_parameters(make, duplicate):
     copied._parameters = {key: nn.Parameter(value * 2) for key, value in copied._parameters.items()}
     assert_close(ours(input_of()), expected)
     assert not torch.allclose(copied(input_of())[0], expected[0])
+
+
+@pytest.mark.parametrize(("names", "batch_dim"), [((), 1), (("weight_ih_l0",), 2), (("weight_ih_l0",), -1)])
+def test_calls_that_cannot_be_prepared(names, batch_dim):
+    options = {"has_biases": True, "num_layers": 1, "dropout": 0.0, "train": False, "bidirectional": False}
+    call = PreparedCall(torch.ops.fastvision.gru.default, 3, batch_first=False, **options)
+    with pytest.raises(ValueError, match="names, batch_dim: expected parameters, and 0 or 1"):
+        call.of_recurrent_module(names, {}, (), (1, 1, 3, 4, batch_dim), max)
