@@ -319,6 +319,20 @@ def test_layers_that_are_called_directly_are_never_stale(change):
     assert after.shape != before.shape or not torch.allclose(after, before, atol=1e-3)
 
 
+class ByKeyword(Classifier):
+    def forward(self, images):
+        features = F.max_pool2d(input=F.relu(input=self.convolution(images)), kernel_size=2)
+        return self.activation(self.linear(input=torch.flatten(input=features, start_dim=1)))
+
+
+def test_arguments_that_are_given_by_keyword():
+    model, images = ByKeyword(), torch.randn(2, 3, 14, 14)
+    converted = convert(model)
+    for _ in range(2):
+        assert_close(converted(images), model(images))
+    explain(converted)
+
+
 def test_successive_operators_are_one_call():
     converted = convert(Classifier())
     with native_sequences() as lengths:

@@ -58,7 +58,7 @@ def function_layer(node: Node) -> nn.Module | None:
     """The layer that a call of a function or method is, if nothing but its first argument is computed."""
     functions = {"call_function": _FUNCTIONS, "call_method": _METHODS}.get(node.op, {})
     make = functions.get(node.target)
-    return make(*node.args, **node.kwargs) if make is not None and nodes_in(node) == [node.args[0]] else None
+    return make(*node.args, **node.kwargs) if make is not None and nodes_in(node) == list(node.args[:1]) else None
 
 
 def module_layer(module_at: Callable[[str], nn.Module], node: Node) -> nn.Module | None:
