@@ -7,9 +7,9 @@
 namespace py = pybind11;
 
 namespace fastvision {
-OperatorCall::OperatorCall(const std::string& name, const std::string& overload, size_t tensors,
-                           const py::dict& options)
-    : op_(c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), overload.c_str())) {
+
+OperatorCall::OperatorCall(const OperatorName& name, size_t tensors, const py::dict& options)
+    : op_(c10::Dispatcher::singleton().findSchemaOrThrow(name.first.c_str(), name.second.c_str())) {
   const auto& arguments = op_.schema().arguments();
   for (size_t i = 0; i < tensors; ++i) {
     is_list_.push_back(arguments.at(i).type()->kind() == c10::TypeKind::ListType);
@@ -20,7 +20,7 @@ OperatorCall::OperatorCall(const std::string& name, const std::string& overload,
                            ? torch::jit::toIValue(options[argument.name().c_str()], argument.type(), argument.N())
                            : argument.default_value().value());
   }
-  const MakeDirectKernel make = overload.empty() ? find_direct_kernel(name) : nullptr;
+  const MakeDirectKernel make = name.second.empty() ? find_direct_kernel(name.first) : nullptr;
   if (make) direct_ = make(options_);
 }
 

@@ -5,17 +5,20 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/direct.h"
 
 namespace fastvision {
 
+using OperatorName = std::pair<std::string, std::string>;  // and of its overload
+
 // An operator whose arguments after the first `tensors` (each a Tensor, None or a list of Tensors) are `options`, or
 // its defaults. It goes through the dispatcher as torch.ops does, but converts options once and looks at no overloads.
 class OperatorCall {
  public:
-  OperatorCall(const std::string& name, const std::string& overload, size_t tensors, const pybind11::dict& options);
+  OperatorCall(const OperatorName& name, size_t tensors, const pybind11::dict& options);
 
   // A stack with room for a call.
   c10::Stack stack() const;

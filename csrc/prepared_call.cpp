@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "attributes.h"
-#include "operator_call.h"
 
 namespace py = pybind11;
 
@@ -52,6 +51,18 @@ bool has_attributes(PyObject* module, const Attributes& attributes) {
   return true;
 }
 
+bool append_all(const OperatorCall& op, PyObject* const* arguments, size_t count, c10::Stack& stack) {
+  return std::all_of(arguments, arguments + count, [&](PyObject* argument) { return op.append(argument, stack); });
+}
+
+// False where arguments are missing.
+bool run_without_lock(const OperatorCall& op, c10::Stack& stack) {
+  if (!op.has_all(stack)) return false;
+  const py::gil_scoped_release no_gil;
+  op.run(stack);
+  return true;
+}
+
 struct PreparedCall {
   static constexpr const char* kName = "fastvision.PreparedCall";
 
@@ -60,13 +71,7 @@ struct PreparedCall {
   // Results of a plain call in the stack; false where it is none.
   bool run(PyObject* const* arguments, size_t count, c10::Stack& stack) const {
     stack = op.stack();
-    for (size_t i = 0; i < count; ++i) {
-      if (!op.append(arguments[i], stack)) return false;
-    }
-    if (!op.has_all(stack)) return false;
-    const py::gil_scoped_release no_gil;
-    op.run(stack);
-    return true;
+    return append_all(op, arguments, count, stack) && run_without_lock(op, stack);
   }
 };
 
@@ -74,21 +79,16 @@ struct ModuleCall {
   static constexpr const char* kName = "fastvision.ModuleCall";
 
   OperatorCall op;
-  size_t inputs;
   py::tuple names;
   Attributes attributes;
 
   bool run(PyObject* const* arguments, size_t count, c10::Stack& stack) const {
-    if (count != inputs + 1) return false;
+    if (count == 0) return false;
     stack = op.stack();
-    for (size_t i = 1; i < count; ++i) {
-      if (!op.append(arguments[i], stack)) return false;
-    }
+    if (!append_all(op, arguments + 1, count - 1, stack)) return false;
     const py::object module = attributes_of(arguments[0]);
-    if (!has_attributes(module.ptr(), attributes) || !append_parameters(op, module.ptr(), names, stack)) return false;
-    const py::gil_scoped_release no_gil;
-    op.run(stack);
-    return true;
+    return has_attributes(module.ptr(), attributes) && append_parameters(op, module.ptr(), names, stack) &&
+           run_without_lock(op, stack);
   }
 };
 
@@ -121,7 +121,6 @@ struct RecurrentCall {
         input.scalar_type() != stack[2].toListRef()[0].toTensor().scalar_type()) {
       return false;
     }
-    const py::gil_scoped_release no_gil;
     const at::Tensor zeros =
         at::zeros({states.layers, input.size(states.batch_dim), states.hidden_size}, input.options());
     if (states.count == 1) {
@@ -129,8 +128,7 @@ struct RecurrentCall {
     } else {
       stack[1] = c10::List<at::Tensor>{zeros, zeros};
     }
-    op.run(stack);
-    return true;
+    return run_without_lock(op, stack);
   }
 
  private:
@@ -208,13 +206,12 @@ py::object function_of(Call&& bound, const py::function& otherwise, const py::ob
 
 py::object prepare_call(const OperatorName& name, size_t tensors, const py::dict& options,
                         const py::function& otherwise) {
-  return function_of(PreparedCall{{name.first, name.second, tensors, options}}, otherwise);
+  return function_of(PreparedCall{{name, tensors, options}}, otherwise);
 }
 
-py::object prepare_module_call(const OperatorName& name, size_t inputs, const py::tuple& names, const py::dict& options,
-                               const py::dict& attributes, const py::function& otherwise) {
-  const OperatorCall op(name.first, name.second, inputs + names.size(), options);
-  return function_of(ModuleCall{op, inputs, names, attributes_from(attributes)}, otherwise);
+py::object prepare_module_call(const OperatorName& name, size_t tensors, const py::tuple& names,
+                               const py::dict& options, const py::dict& attributes, const py::function& otherwise) {
+  return function_of(ModuleCall{{name, tensors, options}, names, attributes_from(attributes)}, otherwise);
 }
 
 py::object prepare_recurrent_call(const OperatorName& name, const py::tuple& names, const py::dict& options,
@@ -223,8 +220,7 @@ py::object prepare_recurrent_call(const OperatorName& name, const py::tuple& nam
   if (names.empty() || states.batch_dim < 0 || states.batch_dim > 1) {
     throw py::value_error("names, batch_dim: expected parameters, and 0 or 1");
   }
-  const OperatorCall op(name.first, name.second, 3, options);
-  return function_of(RecurrentCall{op, names, attributes_from(attributes), absent, states}, otherwise);
+  return function_of(RecurrentCall{{name, 3, options}, names, attributes_from(attributes), absent, states}, otherwise);
 }
 
 py::object prepare_sequence(const std::vector<SequenceStep>& steps, const py::function& otherwise) {
@@ -232,7 +228,7 @@ py::object prepare_sequence(const std::vector<SequenceStep>& steps, const py::fu
   SequenceCall call;
   py::list modules;
   for (const auto& [name, options, module, names] : steps) {
-    call.steps.push_back({{name.first, name.second, 1 + names.size(), options}, module, names});
+    call.steps.push_back({{name, 1 + names.size(), options}, module, names});
     modules.append(module);
   }
   return function_of(std::move(call), otherwise, py::tuple(modules));

@@ -3,24 +3,22 @@
 
 #include <pybind11/pybind11.h>
 
-#include <string>
 #include <tuple>
-#include <utility>
 #include <vector>
 
-namespace fastvision {
+#include "operator_call.h"
 
-using OperatorName = std::pair<std::string, std::string>;  // and of its overload
+namespace fastvision {
 
 // A function of the operator's first `tensors` arguments, as of OperatorCall. Whatever torch.ops treats specially
 // (subclasses of Tensor, torch function modes) and wrong arguments it hands to `otherwise`.
 pybind11::object prepare_call(const OperatorName& name, size_t tensors, const pybind11::dict& options,
                               const pybind11::function& otherwise);
 
-// A function of a module and the operator's first `inputs` arguments. Those that follow them are the parameters of the
-// module called `names`, as they are at the call. `options` hold as long as each of `attributes` is in the module's
+// A function of a module and the first of the operator's `tensors` arguments. The last of them are the parameters of
+// the module called `names`, as they are at the call. `options` hold as long as each of `attributes` is in the module's
 // __dict__ with that value; else, and where the other function would, it calls `otherwise`, with the same arguments.
-pybind11::object prepare_module_call(const OperatorName& name, size_t inputs, const pybind11::tuple& names,
+pybind11::object prepare_module_call(const OperatorName& name, size_t tensors, const pybind11::tuple& names,
                                      const pybind11::dict& options, const pybind11::dict& attributes,
                                      const pybind11::function& otherwise);
 

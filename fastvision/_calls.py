@@ -69,12 +69,7 @@ class PreparedCall(Unpickled):
             return self(*inputs, *(tensor_of(module, name) for name in names))
 
         return _C.prepare_module_call(
-            self._name(),
-            self._tensors - len(names),
-            names,
-            self._options,
-            attributes or {},
-            otherwise or call_operator,
+            self._name(), self._tensors, names, self._options, attributes or {}, otherwise or call_operator
         )
 
     def of_recurrent_module(

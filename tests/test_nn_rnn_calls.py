@@ -160,7 +160,10 @@ def test_modes(make):
     with torch.inference_mode():
         assert ours(input_of())[0].is_inference()
     with torch.autocast("cpu", torch.bfloat16):
-        assert_close(ours(input_of()), stock(input_of()), rtol=0, atol=0.02)
+        result = ours(input_of())
+    assert result[0].dtype == (torch.bfloat16 if isinstance(stock, nn.LSTM) else torch.float32)  # as stock's
+    # Stock in float32: oneDNN's LSTM in bfloat16 needs AVX-512.
+    assert_close(result, stock(input_of()), rtol=0, atol=0.02, check_dtype=False)
 
 
 @each_layer

@@ -12,6 +12,7 @@
 #include "conv/reference.h"
 #include "core/big_tensor.h"
 #include "core/direct.h"
+#include "core/symbolic.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"
 
@@ -110,10 +111,10 @@ std::optional<ConvPool2d> for_library(const ConvPool2dOptions& o, const Tensor& 
                                       bool training) {
   const ConvKernels* kernels = kernels_for(input.device());
   const auto dtype = kernel_dtype(input.scalar_type());
-  if (!kernels || !dtype || weight.unsafeGetTensorImpl()->has_symbolic_sizes_strides() || weight.numel() == 0) {
+  if (!kernels || !dtype || is_symbolic(weight) || weight.numel() == 0) {
     return std::nullopt;
   }
-  const bool known = !input.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+  const bool known = !is_symbolic(input);
   const ConvPool2d p = known ? describe(o, input, weight, output_memory_format(input, weight))
                              : describe_layer(o, *dtype, weight.sizes());
   if (known && (input.numel() == 0 || !sizes_fit(o, p))) return std::nullopt;
@@ -268,9 +269,7 @@ bool scales_weights(const Tensor& weight) {
 
 const bool kHasDirectKernel = add_direct_kernel("fastvision::conv2d_pool2d", [](at::ArrayRef<c10::IValue> options) {
   return DirectKernel([o = ConvPool2dOptions::from(options)](c10::Stack& stack) {
-    Tensor output = conv2d_pool2d(o, stack[0].toTensor(), stack[1].toTensor(), stack[2].toOptional<Tensor>());
-    stack.clear();
-    stack.emplace_back(std::move(output));
+    set_results(stack, conv2d_pool2d(o, stack[0].toTensor(), stack[1].toTensor(), stack[2].toOptional<Tensor>()));
   });
 });
 

@@ -4,6 +4,8 @@
 
 #include <limits>
 
+#include "core/symbolic.h"
+
 namespace fastvision {
 namespace {
 
@@ -141,10 +143,6 @@ void check_sizes(const ConvPool2dOptions& o, c10::ArrayRef<Int> input, c10::Arra
   TORCH_CHECK(shape.out_h >= 1 && shape.out_w >= 1, kOp,
               "pool_kernel_size: expected a window that fits the convolution's output (", shape.conv_h, ", ",
               shape.conv_w, "), got ", at::IntArrayRef(o.pool_kernel_size));
-}
-
-bool is_symbolic(const at::Tensor& tensor) {
-  return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
 }
 
 }  // namespace

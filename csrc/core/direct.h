@@ -1,11 +1,14 @@
 // Kernels that are called without the dispatcher, which takes half a microsecond to unpack a call's options.
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <ATen/core/stack.h>
 #include <c10/util/ArrayRef.h>
 
 #include <functional>
 #include <string>
+#include <tuple>
+#include <utility>
 
 namespace fastvision {
 
@@ -31,5 +34,16 @@ bool is_direct(const c10::Stack& arguments);
 void call_direct(const DirectKernel& kernel, c10::Stack& arguments);
 
 #pragma GCC visibility pop
+
+// Replaces a kernel's arguments by what it computed from them.
+template <class... Results>
+void set_results(c10::Stack& stack, std::tuple<Results...> results) {
+  stack.clear();
+  std::apply([&](Results&... result) { (stack.emplace_back(std::move(result)), ...); }, results);
+}
+
+inline void set_results(c10::Stack& stack, at::Tensor result) {
+  set_results(stack, std::tuple(std::move(result)));
+}
 
 }  // namespace fastvision

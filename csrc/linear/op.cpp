@@ -90,9 +90,7 @@ Tensor linear_quantized(const Tensor& input, const Tensor& weight, const Optiona
 
 const bool kHasDirectKernel = add_direct_kernel("fastvision::linear", [](at::ArrayRef<c10::IValue> options) {
   return DirectKernel([activation = options.at(0).toStringRef()](c10::Stack& stack) {
-    Tensor output = linear(stack[0].toTensor(), stack[1].toTensor(), stack[2].toOptional<Tensor>(), activation);
-    stack.clear();
-    stack.emplace_back(std::move(output));
+    set_results(stack, linear(stack[0].toTensor(), stack[1].toTensor(), stack[2].toOptional<Tensor>(), activation));
   });
 });
 

@@ -4,6 +4,7 @@
 
 #include "core/integers.h"
 #include "core/operator_handle.h"
+#include "core/symbolic.h"
 #include "core/torch_kernels.h"
 #include "rnn/kernels.h"
 #include "rnn/masks.h"
@@ -12,10 +13,6 @@ namespace fastvision {
 namespace {
 
 using at::Tensor;
-
-bool is_symbolic(const Tensor& tensor) {
-  return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
-}
 
 template <class Int>
 c10::ArrayRef<Int> sizes_of(const Tensor& tensor) {

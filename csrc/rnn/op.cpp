@@ -308,19 +308,15 @@ Tensor gru_cell(const Tensor& input, const Tensor& hx, const Tensor& w_ih, const
 
 DirectKernel direct_lstm_cell(at::ArrayRef<c10::IValue>) {
   return [](c10::Stack& s) {
-    auto [hy, cy] = fastvision::lstm_cell(s[0].toTensor(), s[1].toTensor(), s[2].toTensor(), s[3].toTensor(),
-                                          s[4].toTensor(), s[5].toOptional<Tensor>(), s[6].toOptional<Tensor>());
-    s.clear();
-    torch::jit::push(s, std::move(hy), std::move(cy));
+    set_results(s, fastvision::lstm_cell(s[0].toTensor(), s[1].toTensor(), s[2].toTensor(), s[3].toTensor(),
+                                         s[4].toTensor(), s[5].toOptional<Tensor>(), s[6].toOptional<Tensor>()));
   };
 }
 
 DirectKernel direct_gru_cell(at::ArrayRef<c10::IValue>) {
   return [](c10::Stack& s) {
-    Tensor hy = fastvision::gru_cell(s[0].toTensor(), s[1].toTensor(), s[2].toTensor(), s[3].toTensor(),
-                                     s[4].toOptional<Tensor>(), s[5].toOptional<Tensor>());
-    s.clear();
-    torch::jit::push(s, std::move(hy));
+    set_results(s, fastvision::gru_cell(s[0].toTensor(), s[1].toTensor(), s[2].toTensor(), s[3].toTensor(),
+                                        s[4].toOptional<Tensor>(), s[5].toOptional<Tensor>()));
   };
 }
 

@@ -124,21 +124,17 @@ struct SequenceOptions {
 
 DirectKernel direct_lstm(at::ArrayRef<c10::IValue> options) {
   return [o = SequenceOptions(options)](c10::Stack& stack) {
-    auto [output, hy, cy] =
-        lstm<&compute_layer>(stack[0].toTensor(), stack[1].toTensorVector(), stack[2].toTensorVector(), o.has_biases,
-                             o.num_layers, o.dropout, o.train, o.bidirectional, o.batch_first, o.batch_sizes);
-    stack.clear();
-    torch::jit::push(stack, std::move(output), std::move(hy), std::move(cy));
+    set_results(stack, lstm<&compute_layer>(stack[0].toTensor(), stack[1].toTensorVector(), stack[2].toTensorVector(),
+                                            o.has_biases, o.num_layers, o.dropout, o.train, o.bidirectional,
+                                            o.batch_first, o.batch_sizes));
   };
 }
 
 DirectKernel direct_gru(at::ArrayRef<c10::IValue> options) {
   return [o = SequenceOptions(options)](c10::Stack& stack) {
-    auto [output, hy] =
-        gru<&compute_layer>(stack[0].toTensor(), stack[1].toTensor(), stack[2].toTensorVector(), o.has_biases,
-                            o.num_layers, o.dropout, o.train, o.bidirectional, o.batch_first, o.batch_sizes);
-    stack.clear();
-    torch::jit::push(stack, std::move(output), std::move(hy));
+    set_results(stack,
+                gru<&compute_layer>(stack[0].toTensor(), stack[1].toTensor(), stack[2].toTensorVector(), o.has_biases,
+                                    o.num_layers, o.dropout, o.train, o.bidirectional, o.batch_first, o.batch_sizes));
   };
 }
 

@@ -10,6 +10,7 @@
 #include "core/autograd.h"
 #include "core/direct.h"
 #include "core/operator_handle.h"
+#include "core/symbolic.h"
 #include "vae/op.h"
 #include "vae/reference.h"
 
@@ -18,10 +19,6 @@ namespace {
 
 using at::Tensor;
 using OptionalGenerator = std::optional<at::Generator>;
-
-bool has_symbolic_sizes(const Tensor& tensor) {
-  return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
-}
 
 // A tensor without dimensions may lie on the CPU, as in stock arithmetic.
 void to_device_of(const char* op, const char* names, Tensor& a, Tensor& b) {
@@ -36,7 +33,7 @@ void to_device_of(const char* op, const char* names, Tensor& a, Tensor& b) {
 }
 
 void broadcast(const char* op, const char* names, Tensor& a, Tensor& b) {
-  if (!has_symbolic_sizes(a) && !has_symbolic_sizes(b)) {
+  if (!is_symbolic(a) && !is_symbolic(b)) {
     if (a.sizes() == b.sizes()) return;
     TORCH_CHECK(at::are_expandable(a.sizes(), b.sizes()), op, ": ", names, ": expected shapes that broadcast, got ",
                 a.sizes(), " and ", b.sizes());
@@ -127,8 +124,7 @@ bool are_plain(const Tensor& mu, const Tensor& logvar, const OptionalGenerator& 
 DirectKernel direct_sample(at::ArrayRef<c10::IValue> options) {
   return [generator = options.at(0).toOptional<at::Generator>()](c10::Stack& stack) {
     const Tensor mu = stack[0].toTensor(), logvar = stack[1].toTensor();
-    stack.clear();
-    stack.emplace_back(are_plain(mu, logvar, generator) ? std::get<0>(compute_sample(mu, logvar, std::nullopt))
+    set_results(stack, are_plain(mu, logvar, generator) ? std::get<0>(compute_sample(mu, logvar, std::nullopt))
                                                         : reparameterize(mu, logvar, generator));
   };
 }
@@ -137,10 +133,8 @@ DirectKernel direct_sample_and_kl(at::ArrayRef<c10::IValue> options) {
   return [reduction = options.at(0).toStringRef(),
           generator = options.at(1).toOptional<at::Generator>()](c10::Stack& stack) {
     const Tensor mu = stack[0].toTensor(), logvar = stack[1].toTensor();
-    auto [z, kl] = are_plain(mu, logvar, generator) ? compute_sample(mu, logvar, reduction)
-                                                    : reparameterize_kl(mu, logvar, reduction, generator);
-    stack.clear();
-    torch::jit::push(stack, std::move(z), std::move(kl));
+    set_results(stack, are_plain(mu, logvar, generator) ? compute_sample(mu, logvar, reduction)
+                                                        : reparameterize_kl(mu, logvar, reduction, generator));
   };
 }
 
