@@ -118,27 +118,36 @@ class Direction {
         });
         prefetch_next(packed, depth, row, Rows, count);
         add_products<Arithmetic>(sum, rows + row * stride, stride, packed, depth);
-        unroll<Rows>([&](auto i)
-                         FASTVISION_INLINE { update(sum[i], input_of_n(s, row + i, block), s, row + i, block); });
+        RowState states[Rows];
+        unroll<Rows>([&](auto i) FASTVISION_INLINE { states[i] = row_state(s, row + i, block); });
+        update(sum, states);
       });
     });
   }
 
-  // The same for the only row of the batch.
-  void step_only_row(int64_t block, const float* packed, const Step& s) const {
+  // The products of the only row's hidden state with a packed block.
+  void packed_products(int64_t block, const float* packed, const float* hidden, float* products) const {
     Vec sum[kGates];
-    unroll<kGates>([&](auto gate) FASTVISION_INLINE { sum[gate] = Vec::loadu(initial_sum(s, 0, block, gate)); });
-    add_products_of_only_row(sum, s.hidden, packed, hidden_);
-    update(sum, input_of_n(s, 0, block), s, 0, block);
+    unroll<kGates>([&](auto gate) FASTVISION_INLINE { sum[gate] = Vec(0.f); });
+    add_products_of_only_row(sum, hidden, packed, hidden_);
+    unroll<kGates>([&](auto gate) FASTVISION_INLINE { sum[gate].store(products + block * kBlock + gate * kLanes); });
   }
 
-  // The same where all products with the hidden state have been taken.
-  void step_from_products(int64_t block, const float* products, const Step& s, int64_t row) const {
-    Vec sum[kGates];
-    unroll<kGates>([&](auto gate) FASTVISION_INLINE {
-      sum[gate] = Vec::loadu(initial_sum(s, row, block, gate)) + Vec::loadu(products + block * kBlock + gate * kLanes);
+  // A row's step in blocks [first, last), where all its products with the hidden state have been taken.
+  void step_from_products(int64_t first, int64_t last, const float* products, const Step& s, int64_t row) const {
+    by_tiles<kBlocksTogether>(last - first, [&]<int Blocks>(int64_t begin) {
+      const int64_t block = first + begin;
+      Vec sum[Blocks][kGates];
+      RowState states[Blocks];
+      unroll<Blocks>([&](auto i) FASTVISION_INLINE {
+        unroll<kGates>([&](auto gate) FASTVISION_INLINE {
+          sum[i][gate] = Vec::loadu(initial_sum(s, row, block + i, gate)) +
+                         Vec::loadu(products + (block + i) * kBlock + gate * kLanes);
+        });
+        states[i] = row_state(s, row, block + i);
+      });
+      update(sum, states);
     });
-    update(sum, input_of_n(s, row, block), s, row, block);
   }
 
   // A step of `count` rows from the weights as they are and rows in lanes (batch_lanes.h), `width` of them. It works in
@@ -170,21 +179,31 @@ class Direction {
       }
     }
     const float *bias = bias_ + block * kBlock, *n_hidden = bias_ + blocks_ * kBlock + block * kLanes;
-    for (int64_t row = 0; row < count; ++row) {
-      const float* own = turned + row * kSlots * kLanes;
-      Vec sum[kGates];
-      unroll<kGates>([&](auto gate) FASTVISION_INLINE {
-        const bool is_apart = Mode == RnnMode::gru && gate == 2;
-        sum[gate] = is_apart ? Vec::loadu(own + 3 * kLanes) + Vec::loadu(n_hidden)
-                             : Vec::loadu(own + gate * kLanes) + Vec::loadu(bias + gate * kLanes);
+    by_tiles<max_tile_rows<kGates>()>(count, [&]<int Rows>(int64_t row) {
+      Vec sum[Rows][kGates];
+      RowState states[Rows];
+      unroll<Rows>([&](auto i) FASTVISION_INLINE {
+        float* own = turned + (row + i) * kSlots * kLanes;
+        unroll<kGates>([&](auto gate) FASTVISION_INLINE {
+          const bool is_apart = Mode == RnnMode::gru && gate == 2;
+          sum[i][gate] = is_apart ? Vec::loadu(own + 3 * kLanes) + Vec::loadu(n_hidden)
+                                  : Vec::loadu(own + gate * kLanes) + Vec::loadu(bias + gate * kLanes);
+        });
+        states[i] = row_state(s, row + i, block);
+        if (Mode == RnnMode::gru) {
+          float* n_inputs = own + 2 * kLanes;
+          (Vec::loadu(n_inputs) + Vec::loadu(bias + 2 * kLanes)).store(n_inputs);
+          states[i].n_inputs = n_inputs;
+        }
       });
-      update(sum, Vec::loadu(own + 2 * kLanes) + Vec::loadu(bias + 2 * kLanes), s, row, block);
-    }
+      update(sum, states);
+    });
   }
 
  private:
   // Sums of a row and unit: of the gates, with the two shares of a GRU's n gate apart.
   static constexpr int kSlots = 4;
+  static constexpr int kBlocksTogether = 4;
   static constexpr int64_t kMinRowsToPrefetch = 32, kMinUnitsToPrefetch = 256;
 
   // Calls f.template operator()<W>() with the type that the weights are stored as. A call for each block would cost a
@@ -248,32 +267,27 @@ class Direction {
     return s.sums + (row * blocks_ + block) * kBlock + gate * kLanes;
   }
 
-  FASTVISION_INLINE Vec input_of_n(const Step& s, int64_t row, int64_t block) const {
-    return Vec::loadu(s.sums + (row * blocks_ + block) * kBlock + 2 * kLanes);
-  }
-
-  // A GRU has n_input, its n gate's product with the input.
-  FASTVISION_INLINE void update(const Vec (&sum)[kGates], const Vec& n_input, const Step& s, int64_t row,
-                                int64_t block) const {
+  FASTVISION_INLINE RowState row_state(const Step& s, int64_t row, int64_t block) const {
     const int64_t state = row * padded_size();
-    const RowState r{s.hidden + state,
-                     s.next_hidden + state,
-                     Mode == RnnMode::lstm ? s.cell + state : nullptr,
-                     s.reserve ? s.reserve + row * s.reserve_stride : nullptr,
-                     block * kLanes,
-                     units(block),
-                     hidden_,
-                     s.masks ? s.masks + row * masks_.row_stride : nullptr,
-                     masks_.block_stride};
-    s.masks ? update<true>(sum, n_input, r) : update<false>(sum, n_input, r);
+    return {s.hidden + state,
+            s.next_hidden + state,
+            Mode == RnnMode::lstm ? s.cell + state : nullptr,
+            s.reserve ? s.reserve + row * s.reserve_stride : nullptr,
+            block * kLanes,
+            units(block),
+            hidden_,
+            s.masks ? s.masks + row * masks_.row_stride : nullptr,
+            masks_.block_stride,
+            Mode == RnnMode::gru ? s.sums + (row * blocks_ + block) * kBlock + 2 * kLanes : nullptr};
   }
 
-  template <bool Masked>
-  FASTVISION_INLINE void update(const Vec (&sum)[kGates], const Vec& n_input, const RowState& r) const {
+  template <int N>
+  FASTVISION_INLINE void update(const Vec (&sum)[N][kGates], const RowState (&states)[N]) const {
+    const bool masked = states[0].masks;
     if constexpr (Mode == RnnMode::lstm) {
-      lstm_update<Masked>(sum, r);
+      masked ? lstm_update<true>(sum, states) : lstm_update<false>(sum, states);
     } else {
-      gru_update<Masked>(sum, n_input, r);
+      masked ? gru_update<true>(sum, states) : gru_update<false>(sum, states);
     }
   }
 

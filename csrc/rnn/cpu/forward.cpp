@@ -151,7 +151,7 @@ class Forward {
     const int64_t width = direction.padded_size(), blocks = direction.blocks(), n = p_.batch;
     const int64_t sums_per_row = blocks * Dir::kBlock, steps = chunk(direction, n);
     float *states = allocate(3 * n * width), *sums = allocate(steps * n * sums_per_row);
-    float* products = packed_hidden ? nullptr : allocate(n * sums_per_row);
+    float* products = allocate(n * sums_per_row);
     float *const even = states, *const odd = states + n * width, *const cell = states + 2 * n * width;
     load_states(d, 0, n, width, even, cell);
     Rendezvous rendezvous(blocks);
@@ -162,7 +162,13 @@ class Forward {
         float *hidden = i % 2 ? odd : even, *next = i % 2 ? even : odd;
         const bool backwards = backwards_ != (i % 2 > 0);
         const auto multiply_hidden = [&] {
-          if (packed_hidden) return;
+          if (packed_hidden) {
+            for (int64_t j = first; j < last; ++j) {
+              const int64_t block = backwards ? first + last - 1 - j : j;
+              direction.packed_products(block, direction.packed_hidden(block), hidden, products);
+            }
+            return;
+          }
           for_each_part(first, last, backwards, [&](int64_t gate, int64_t block) {
             for (int64_t b = 0; b < n; ++b) {
               direction.hidden_products(gate, block, hidden + b * width)
@@ -177,13 +183,8 @@ class Forward {
         }
         if (!backwards) multiply_hidden();
         const auto step = step_at_row(d, row, sums + i % steps * n * sums_per_row, hidden, next, cell);
-        for (int64_t j = first; j < last; ++j) {
-          const int64_t block = backwards ? first + last - 1 - j : j;
-          if (packed_hidden) {
-            direction.step_only_row(block, direction.packed_hidden(block), step);
-          } else {
-            for (int64_t b = 0; b < n; ++b) direction.step_from_products(block, products + b * sums_per_row, step, b);
-          }
+        for (int64_t b = 0; b < n; ++b) {
+          direction.step_from_products(first, last, products + b * sums_per_row, step, b);
         }
         store_output(d, t, 0, n, width, next, first * kLanes, last * kLanes);
         if (i + 1 < p_.steps) rendezvous.meet(last - first, i + 1);
