@@ -12,6 +12,11 @@ from fastvision._native import _C
 from fastvision._parameters import tensor_of
 
 
+def is_recorded() -> bool:
+    """Whether a graph is made. It has stock's layers, for whoever reads it to do with as they like."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 class Unpickled:
     """What a module remembers of itself for speed. Copies and pickles of it are None: they find out anew."""
 

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.testing import assert_close
+from torch.testing._internal.common_modules import module_db
 
-from fastvision.nn import ConvReLU2d, ConvReLUAvgPool2d, ConvReLUMaxPool2d
+from fastvision.nn import Conv2d, ConvReLU2d, ConvReLUAvgPool2d, ConvReLUMaxPool2d
 
-MODULES = [ConvReLU2d, ConvReLUMaxPool2d, ConvReLUAvgPool2d]
+FUSED = [ConvReLU2d, ConvReLUMaxPool2d, ConvReLUAvgPool2d]
+MODULES = [Conv2d, *FUSED]
 
 CONVOLUTIONS = {
     "plain": {},
@@ -37,9 +39,11 @@ def build_pair(module_class, convolution=None, pool=None, **factory):
     convolution = {"kernel_size": 3, **(convolution or {})}
     pool = {"kernel_size": 2, **(pool or {})}
     torch.manual_seed(1)
-    layers = [nn.Conv2d(4, 6, **convolution, **factory), nn.ReLU()]
+    layers = [nn.Conv2d(4, 6, **convolution, **factory)]
     options = {}
-    if module_class is not ConvReLU2d:
+    if module_class is not Conv2d:
+        layers.append(nn.ReLU())
+    if module_class in (ConvReLUMaxPool2d, ConvReLUAvgPool2d):
         layers.append(nn.MaxPool2d(**pool) if module_class is ConvReLUMaxPool2d else nn.AvgPool2d(**pool))
         options = {("" if name == "ceil_mode" else "pool_") + name: value for name, value in pool.items()}
         if "count_include_pad" in pool:
@@ -199,7 +203,7 @@ def test_compiles_as_one_graph(module_class):
     assert_same_computation(compiled, stock, torch.randn(2, 4, 8, 8))
 
 
-@pytest.mark.parametrize("module_class", MODULES)
+@pytest.mark.parametrize("module_class", FUSED)
 def test_exports_with_a_free_batch_size(module_class):
     fused, stock = build_pair(module_class, {"padding": "same"})
     batch = torch.export.Dim("batch", min=1)
@@ -208,6 +212,27 @@ def test_exports_with_a_free_batch_size(module_class):
     assert targets == [torch.ops.fastvision.conv2d_pool2d.default]
     input = torch.randn(5, 4, 8, 8)
     assert_close(program.module()(input), stock(input))
+
+
+@pytest.mark.parametrize("record", [torch.jit.trace, lambda m, x: torch.export.export(m, x).graph_module])
+def test_a_recorded_conv2d_is_stocks(record):
+    module, _ = build_pair(Conv2d)
+    assert "fastvision::" not in str(record(module, (torch.randn(1, 4, 8, 8),)).graph)
+
+
+PYTORCHS_CASES = [entry for entry in module_db if entry.name == "nn.Conv2d"]
+
+
+@pytest.mark.parametrize("entry", PYTORCHS_CASES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
+def test_pytorchs_own_cases_of_conv2d(entry, dtype):
+    cases = entry.module_inputs_func(entry, device="cpu", dtype=dtype, requires_grad=False, training=True)
+    assert cases
+    for case in cases:
+        made, call = case.constructor_input, case.forward_input
+        ours, stock = (cls(*made.args, **made.kwargs).to(dtype) for cls in (Conv2d, entry.module_cls))
+        ours.load_state_dict(stock.state_dict())
+        assert_close(ours(*call.args, **call.kwargs), stock(*call.args, **call.kwargs))
 
 
 def test_hooks_run():

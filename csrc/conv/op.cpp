@@ -239,9 +239,12 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_pool2d_backward(const ConvPool2dOption
 
   const std::array<bool, 3> stock_mask{mask[0] && !own.input, mask[1] && !own.weight, mask[2] && !own.weight};
   if (stock_mask[0] || stock_mask[1] || stock_mask[2]) {
-    const Tensor grad_conv =
-        at::empty({p.batch, p.out_channels, p.conv_h, p.conv_w}, input.options(), at::MemoryFormat::ChannelsLast);
-    check_status(kernels.unpool(p, g.const_data_ptr(), chosen, grad_conv.mutable_data_ptr(), context));
+    Tensor grad_conv = g;
+    if (p.activation != Activation::none || p.pool != Pool::none) {
+      grad_conv =
+          at::empty({p.batch, p.out_channels, p.conv_h, p.conv_w}, input.options(), at::MemoryFormat::ChannelsLast);
+      check_status(kernels.unpool(p, g.const_data_ptr(), chosen, grad_conv.mutable_data_ptr(), context));
+    }
     auto [stock_input, stock_weight, stock_bias] = stock_backward(o, grad_conv, x, w, stock_mask);
     if (stock_mask[0]) grad_input = stock_input.contiguous(format);
     if (stock_mask[1]) grad_weight = stock_weight.contiguous();
@@ -254,7 +257,12 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_pool2d_backward(const ConvPool2dOption
 
 std::optional<ConvPool2d> conv2d_pool2d_for_kernel(const ConvPool2dOptions& o, const Tensor& input,
                                                    const Tensor& weight, bool training) {
-  return kernels_enabled() ? for_library(o, input, weight, training) : std::nullopt;
+  if (!kernels_enabled()) return std::nullopt;
+  const auto problem = for_library(o, input, weight, training);
+  if (!problem || !training) return problem;
+  // Behind a forward of ours stock's gradients start with a pass of their own.
+  const ConvGradients own = kernels_for(input.device())->supported_gradients(*problem);
+  return own.input || own.weight ? problem : std::nullopt;
 }
 
 Tensor conv2d_pool2d_by_kernel(const ConvPool2d& problem, const Tensor& input, const Tensor& weight,

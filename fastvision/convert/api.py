@@ -12,7 +12,7 @@ from fastvision.convert.converted import Converted, stock_class
 from fastvision.convert.layers import original, replacement
 from fastvision.convert.sequential import fused_class, has_runs_or_linear, runs_its_children
 from fastvision.convert.traced import TracedForward, has_gains, traced_class
-from fastvision.nn.storage import check_weight_dtype
+from fastvision.nn.storage import StoredWeights, check_weight_dtype
 
 
 def convert(
@@ -41,7 +41,9 @@ def convert(
     `mu + torch.randn_like(std) * std`, `std = torch.exp(0.5 * logvar)`, if `rng` allows it.
 
     Linear, LSTM, GRU, LSTMCell and GRUCell, anywhere in the model, become those of fastvision.nn, in place: the layer
-    keeps its identity, parameters, hooks and mode. `fastvision.explain` lists what is replaced, what is not, and why.
+    keeps its identity, parameters, hooks and mode. So does a Conv2d with a 3x3 kernel, stride 1 and 16 input channels
+    or more, which is faster also where nothing that follows it can be fused. `fastvision.explain` lists what is
+    replaced, what is not, and why.
 
     Args:
         model: any module; what it is made of is found at any depth.
@@ -82,7 +84,7 @@ def convert(
             raise
     if weight_dtype is not None:
         for module in converted.modules():
-            if original(module) is not None:
+            if isinstance(module, StoredWeights) and original(module) is not None:
                 module.weight_dtype = weight_dtype
     for module in converted.modules():
         if isinstance(module, TracedForward) and module._rng != rng:
@@ -93,8 +95,8 @@ def convert(
 def revert(model: nn.Module) -> nn.Module:
     """Turns a converted model back into its stock layers, in place, and returns it.
 
-    Modules that were made as fastvision.nn.Linear, LSTM, GRU, LSTMCell or GRUCell become stock, too, except those with
-    zoneout or recurrent dropout, which stock has not.
+    Modules that were made as fastvision.nn.Conv2d, Linear, LSTM, GRU, LSTMCell or GRUCell become stock, too, except
+    those with zoneout or recurrent dropout, which stock has not.
 
     Raises:
         TypeError: model is not a module.
@@ -128,7 +130,7 @@ def _original_class(module: nn.Module) -> type[nn.Module] | None:
 def _restore(modules: list[nn.Module]) -> None:
     for module in modules:
         module.__class__ = _original_class(module)
-        for name in ("_plan", "_storage", "_rng", "_fresh"):
+        for name in ("_plan", "_storage", "_rng", "_fresh", "_fused", "_fused_settings"):
             module.__dict__.pop(name, None)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from fastvision.convert.runs import Run, find_runs
+from fastvision.convert.runs import CONVOLUTIONS, Run, find_runs
 
 # A function is the layer that does the same. In-place ones are no exception, where nobody else sees their argument.
 
@@ -106,7 +106,7 @@ def find_chains(
     the node is none.
     """
     layers = {node: layer_of(node) for node in graph.nodes}
-    return [_follow(node, layers, structure_only) for node, layer in layers.items() if type(layer) is nn.Conv2d]
+    return [_follow(node, layers, structure_only) for node, layer in layers.items() if type(layer) in CONVOLUTIONS]
 
 
 def _follow(node: Node, layers: dict[Node, nn.Module | None], structure_only: bool) -> Chain:

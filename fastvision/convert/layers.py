@@ -1,11 +1,12 @@
-"""Single layers that a module of fastvision.nn does faster: Linear, LSTM, GRU and their cells.
+"""Single layers that a module of fastvision.nn does faster: Linear, LSTM, GRU and their cells, some Conv2d.
 
 A replaced layer stays the object that it was, with its parameters, hooks and mode. Only its class changes.
 """
 
 from torch import nn
 
-from fastvision.nn import GRU, LSTM, GRUCell, Linear, LSTMCell
+from fastvision.nn import GRU, LSTM, Conv2d, GRUCell, Linear, LSTMCell
+from fastvision.nn.conv import both_axes
 from fastvision.nn.regularized import Regularized
 
 # Exact types: a subclass (a parametrized or quantised layer has one too) may compute something else.
@@ -15,15 +16,38 @@ _REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LSTMCell: LSTMCell,
     nn.GRUCell: GRUCell,
     nn.Linear: Linear,
+    nn.Conv2d: Conv2d,
 }
-_OPERATORS = {LSTM: "lstm", GRU: "gru", LSTMCell: "lstm_cell", GRUCell: "gru_cell", Linear: "linear"}
+_OPERATORS = {
+    LSTM: "lstm",
+    GRU: "gru",
+    LSTMCell: "lstm_cell",
+    GRUCell: "gru_cell",
+    Linear: "linear",
+    Conv2d: "conv2d_pool2d",
+}
+# Input channels from which on Winograd's algorithm takes half of a convolution's time, in training, too.
+_MIN_WINOGRAD_CHANNELS = 16
 STOCK_LAYERS = tuple(_REPLACEMENTS)
 _ORIGINALS = {ours: stock for stock, ours in _REPLACEMENTS.items()}
 
 
 def replacement(layer: nn.Module) -> type[nn.Module] | None:
     """The class that does what this layer does, faster; None if there is none or the layer has its own forward."""
-    return None if "forward" in layer.__dict__ else _REPLACEMENTS.get(type(layer))
+    if "forward" in layer.__dict__ or (type(layer) is nn.Conv2d and not _is_winograds(layer)):
+        return None
+    return _REPLACEMENTS.get(type(layer))
+
+
+def _is_winograds(convolution: nn.Conv2d) -> bool:
+    """Whether nothing needs to follow a convolution for its kernel to be faster than stock's."""
+    ones = (convolution.stride, convolution.dilation, convolution.groups)
+    return (
+        both_axes(convolution.kernel_size) == (3, 3)
+        and all(both_axes(one) == (1, 1) for one in ones)
+        and convolution.in_channels >= _MIN_WINOGRAD_CHANNELS
+        and convolution.padding_mode == "zeros"
+    )
 
 
 def is_ours(layer: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from fastvision.convert.direct import is_plain
 from fastvision.convert.latent_calls import draws_like_its_own, eager_groups
 from fastvision.convert.latents import Match, find_divergences, find_samples, resembles
 from fastvision.convert.layers import is_ours, operator_name, replacement
-from fastvision.convert.runs import Run, find_runs, obstacle
+from fastvision.convert.runs import CONVOLUTIONS, Run, find_runs, obstacle
 from fastvision.convert.sequential import FusedForward, does_nothing, flatten, runs_its_children
 from fastvision.convert.traced import TracedForward, calls_convolutions, chains_of, is_candidate, trace
 from fastvision.convert.tracing import Trace, UntraceableError
@@ -240,7 +240,7 @@ def _continues_linear(layers: list[nn.Module], position: int) -> bool:
 
 def _why_alone(layers: list[nn.Module], position: int) -> str:
     """Why a layer that has no obstacle of its own is in no run."""
-    if type(layers[position]) is not nn.Conv2d:
+    if type(layers[position]) not in CONVOLUTIONS:
         return "does not continue a run that starts with a Conv2d"
     following = layers[position + 1] if position + 1 < len(layers) else None
     hindrance = None if following is None else obstacle(following)

@@ -14,6 +14,7 @@ from fastvision._calls import OperatorStep
 from fastvision._parameters import tensor_of
 from fastvision.convert.layers import STOCK_LAYERS
 from fastvision.nn.conv import (
+    Conv2d,
     ConvReLU2d,
     FusedConvolution,
     both_axes,
@@ -26,7 +27,8 @@ from fastvision.nn.vae import ELBOLoss, Reparameterize
 _DROPOUTS = (nn.Dropout, nn.Dropout2d)
 _IDENTITIES = (nn.Identity, *_DROPOUTS)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
-_FUSIBLE = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, *_IDENTITIES, *_POOLS)
+CONVOLUTIONS = (nn.Conv2d, Conv2d)
+_FUSIBLE = (*CONVOLUTIONS, nn.BatchNorm2d, nn.ReLU, *_IDENTITIES, *_POOLS)
 _FUSED = (ConvReLU2d, Reparameterize, ELBOLoss)
 
 # Folding rounds the weights once more, which only these types can afford.
@@ -169,7 +171,7 @@ def find_runs(layers: list[nn.Module], *, structure_only: bool = False) -> list[
 
 def _run_length(layers: list[nn.Module], start: int, structure_only: bool) -> int:
     """How many layers from `start` on one operator call does; 1 where nothing is gained."""
-    if type(layers[start]) is not nn.Conv2d or obstacle(layers[start], structure_only=structure_only):
+    if type(layers[start]) not in CONVOLUTIONS or obstacle(layers[start], structure_only=structure_only):
         return 1
     length = 1
     fused = []

@@ -17,6 +17,7 @@ from fastvision.convert.chains import Chain, find_chains, fuse, module_layer
 from fastvision.convert.converted import Converted, derive, is_observed, stock_type
 from fastvision.convert.direct import direct, joined, with_relu
 from fastvision.convert.latent_calls import eager_groups, function_of, replace_eager
+from fastvision.convert.runs import CONVOLUTIONS
 from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
 from fastvision.convert.unchanged import unchanged
 
@@ -34,7 +35,7 @@ def is_candidate(module: nn.Module) -> bool:
 
 def calls_convolutions(module: nn.Module) -> bool:
     """Whether there are any for its forward to call."""
-    return bool(module._modules) and any(type(child) is nn.Conv2d for child in module.modules())
+    return bool(module._modules) and any(type(child) in CONVOLUTIONS for child in module.modules())
 
 
 def trace(module: nn.Module, training: bool | None = None) -> Trace:

@@ -5,14 +5,16 @@ from collections.abc import Callable, Collection, Iterable
 from torch import nn
 
 from fastvision._native import _C
-from fastvision.nn import Linear
+from fastvision.nn import Conv2d, Linear
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What an instance may have of its own: a forward, or weights in fewer bits.
 _OWN = ("forward", "_storage")
 # What a plan depends on beside the classes of the layers. Parameters and buffers are read at each call.
+_CONVOLUTION = ("in_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 _OPTIONS: dict[type[nn.Module], tuple[str, ...]] = {
-    nn.Conv2d: ("in_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
+    nn.Conv2d: _CONVOLUTION,
+    Conv2d: _CONVOLUTION,
     nn.BatchNorm2d: ("training", "eps"),
     nn.ReLU: ("inplace",),
     nn.Flatten: ("start_dim", "end_dim"),

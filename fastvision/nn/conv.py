@@ -1,4 +1,4 @@
-"""Conv2d with its activation and pooling as one module.
+"""Conv2d, alone or with its activation and pooling as one module.
 
 They are `torch.nn.Conv2d`: its parameters, initialisation, attributes and state_dict. What follows the convolution
 in a model (a ReLU, a pooling layer) happens inside, in the operator `fastvision.ops.conv2d_pool2d`.
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvision._calls import OperatorStep, PreparedCall, Unpickled
+from fastvision._calls import OperatorStep, PreparedCall, Unpickled, is_recorded
 from fastvision._parameters import tensor_of
 from fastvision.nn.scripting import NotScriptable
 from fastvision.ops.conv import IntPair, explicit_padding
@@ -89,45 +89,16 @@ class FusedConvolution(Unpickled):
         return self._operator(input, weight, *others, **{**self._options, "padding": padding})
 
 
-class ConvReLU2d(NotScriptable, nn.Conv2d):
-    """2-D convolution and ReLU: `nn.ReLU()(nn.Conv2d(...)(input))` as one operator.
+class _Convolution(NotScriptable, nn.Conv2d):
+    """A Conv2d whose forward is a fused operator. A stock one may be given such a class."""
 
-    Arguments, parameters, initialisation and state_dict are those of `torch.nn.Conv2d`; the same seed gives the same
-    weights.
-
-    Shapes: input (batch, in_channels, height, width) or (in_channels, height, width); output as of `torch.nn.Conv2d`.
-    Dtypes: as of `fastvision.ops.conv2d_pool2d`.
-
-    Raises:
-        RuntimeError: the input does not fit the weight (channels, dtype, device, kernel larger than the image), or
-            an option has a value that stock PyTorch refuses. The message names the argument.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: IntPair,
-        stride: IntPair = 1,
-        padding: IntPair | str = 0,
-        dilation: IntPair = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
-        )
-        self._fused: FusedConvolution | None = None
-        self._fused_settings: dict[str, Any] = {}
-
+    _fused: FusedConvolution | None = None
+    _fused_settings: dict[str, Any] | None = None
     # The attributes that the operator's options are made of.
     _SETTINGS: tuple[str, ...] = ("stride", "padding", "dilation", "groups", "padding_mode")
 
     def _operator_options(self) -> dict[str, Any]:
-        return {**convolution_options(self), "pool": "none"}
+        raise NotImplementedError
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or self._fused is None:
@@ -143,6 +114,45 @@ class ConvReLU2d(NotScriptable, nn.Conv2d):
                 fused.on_module = fused.of_module(settings, type(self)._forward)
                 self._fused, self._fused_settings = fused, settings
         return fused(input, tensor_of(self, "weight"), tensor_of(self, "bias"))
+
+
+class Conv2d(_Convolution):
+    """`torch.nn.Conv2d`, faster: its arguments, attributes, parameters, initialisation and state_dict.
+
+    Shapes: as of `torch.nn.Conv2d`. Dtypes: as of `fastvision.ops.conv2d_pool2d`. Under torch.compile, torch.export and
+    torch.jit.trace it is stock's.
+
+    Raises:
+        RuntimeError: what torch.nn.Conv2d raises.
+    """
+
+    def _operator_options(self) -> dict[str, Any]:
+        return {**convolution_options(self), "activation": "none", "pool": "none"}
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.Conv2d.forward(self, input) if is_recorded() else super().forward(input)
+
+    def step(self) -> OperatorStep | None:
+        """The forward for a sequence of steps; None where padding comes before it."""
+        return FusedConvolution(self, self._operator_options()).step(self.forward)
+
+
+class ConvReLU2d(_Convolution):
+    """2-D convolution and ReLU: `nn.ReLU()(nn.Conv2d(...)(input))` as one operator.
+
+    Arguments, parameters, initialisation and state_dict are those of `torch.nn.Conv2d`; the same seed gives the same
+    weights.
+
+    Shapes: input (batch, in_channels, height, width) or (in_channels, height, width); output as of `torch.nn.Conv2d`.
+    Dtypes: as of `fastvision.ops.conv2d_pool2d`.
+
+    Raises:
+        RuntimeError: the input does not fit the weight (channels, dtype, device, kernel larger than the image), or
+            an option has a value that stock PyTorch refuses. The message names the argument.
+    """
+
+    def _operator_options(self) -> dict[str, Any]:
+        return {**convolution_options(self), "pool": "none"}
 
 
 class _ConvReLUPool2d(ConvReLU2d):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvision._calls import OperatorStep, PreparedCall
+from fastvision._calls import OperatorStep, PreparedCall, is_recorded
 from fastvision._parameters import tensor_of
 from fastvision.nn.storage import Copies, StoredWeights
 
@@ -21,11 +21,6 @@ _call_quantized, _call_quantized_with_relu = (
 )
 
 
-def _is_recorded() -> bool:
-    """Whether a graph is made. It has stock's layers, for whoever reads it to do with as they like."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
 class Linear(StoredWeights, nn.Linear):
     """`torch.nn.Linear`, faster in inference: its arguments, attributes, parameters, initialisation and state_dict.
 
@@ -38,13 +33,13 @@ class Linear(StoredWeights, nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if _is_recorded():
+        if is_recorded():
             return F.linear(input, tensor_of(self, "weight"), tensor_of(self, "bias"))
         return self._run(input, _call, _call_quantized)
 
     def with_relu(self, input: Tensor) -> Tensor:
         """The forward and a ReLU after it in one pass, without hooks."""
-        if _is_recorded():
+        if is_recorded():
             return torch.relu(self.forward(input))
         return self._run(input, _call_with_relu, _call_quantized_with_relu)
 

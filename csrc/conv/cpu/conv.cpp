@@ -50,7 +50,7 @@ Algorithm choose(const ConvPool2d& p) {
   if (!sizes_known) return Algorithm::direct;
   if (winograd_planes_applies(p)) return Algorithm::winograd_planes;
   if (winograd_applies(p) && winograd_is_faster(p)) return Algorithm::winograd;
-  if (pointwise_applies(p)) return Algorithm::pointwise;
+  if (pointwise_applies(p) && p.out_channels >= kMinGroupChannels) return Algorithm::pointwise;
   return stock_is_faster(p) ? Algorithm::stock : Algorithm::direct;
 }
 
