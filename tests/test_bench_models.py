@@ -15,6 +15,7 @@ pytest.importorskip("rich", reason="the benchmark command needs rich: pip instal
 from typer.testing import CliRunner
 
 from fastvision.bench import app, commands, running
+from fastvision.bench.architectures import BasicBlock, DenseLayer, Fire, InvertedResidual
 from fastvision.bench.families import FAMILIES
 from fastvision.bench.machine import Bandwidth, Machine
 from fastvision.bench.measuring import prepare
@@ -42,6 +43,16 @@ def tiny_network() -> nn.Sequential:
 TINY = ModelCase("tiny", tiny_network, 2, 3, 12, classes=4, modes=("infer", "train"))
 
 
+def network_with_forwards() -> nn.Sequential:
+    """Every layer and function of the published networks that the other one does not have."""
+    blocks = (BasicBlock(3, 8, 1), Fire(8, 4, 4), InvertedResidual(8, 8, 1, 2), DenseLayer(8))
+    end = (nn.MaxPool2d(3, 2, ceil_mode=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 4))
+    return nn.Sequential(*blocks, *end)
+
+
+FORWARDS = ModelCase("forwards", network_with_forwards, 2, 3, 12, classes=4)
+
+
 # Cases
 
 
@@ -61,6 +72,11 @@ def test_networks_give_a_score_per_class(case: ModelCase):
         # weights and biases of the blocks 3>32>64>128, then 86528>128 and 128>10
         ("b1 recognition CNN @224", 896 + 18_496 + 73_856 + 86_528 * 128 + 128 + 1290),
         ("b1 VGG-11 @224", 132_863_336),  # as published: 133 millions
+        # as torchvision has them
+        ("b1 ResNet-18 @224", 11_689_512),
+        ("b1 SqueezeNet 1.1 @224", 1_235_496),
+        ("b1 MobileNetV2 @224", 3_504_872),
+        ("b1 DenseNet-121 @224", 7_978_856),
     ],
 )
 def test_networks_are_as_large_as_published(name: str, parameters: int):
@@ -93,7 +109,7 @@ def test_torch_peers_compute_the_reference(mode: str, dtype: torch.dtype):
 def test_onnx_peers_compute_the_reference(name: str):
     if reason := PEERS[name].missing():
         pytest.skip(reason)
-    for case in (TINY, CASES["b1 recognition CNN @28"]):
+    for case in (TINY, FORWARDS, CASES["b1 recognition CNN @28"]):
         result = prepare(ModelTask.random(case, "infer"), choose(MODULE_PEERS, name))[1][name]
         assert result.accuracy.failure is None
         assert result.accuracy.errors["output"] < 1e-5

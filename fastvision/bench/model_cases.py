@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fastvision.bench.architectures import densenet121, mobilenet_v2, resnet18, squeezenet
 from fastvision.bench.conv_cases import Mode
-from fastvision.convert.sequential import flatten
 from fastvision.models import RecognitionCNN
 
 
@@ -48,12 +48,16 @@ class ModelCase:
         first: a dense count, as of the conv family.
         """
         with torch.device("meta"):
-            layers, tensor = flatten(self.build())[1], torch.empty(self.input_shape)
+            network, images = self.build(), torch.empty(self.input_shape)
         per_layer = []
-        for layer in layers:
-            tensor = layer(tensor)
+
+        def count(layer: nn.Conv2d | nn.Linear, arguments: tuple, output: torch.Tensor) -> None:
+            per_layer.append(2 * output.numel() * layer.weight[0].numel())
+
+        for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                per_layer.append(2 * tensor.numel() * layer.weight[0].numel())
+                layer.register_forward_hook(count)
+        network(images)
         return sum(per_layer) if mode == "infer" else 3 * sum(per_layer) - per_layer[0]
 
 
@@ -90,4 +94,14 @@ MODEL_CASES = (
     ModelCase("recognition CNN", _recognition_224, 1, 3, 224, quick=True),
     ModelCase("recognition CNN", _recognition_224, 32, 3, 224, modes=("infer", "train")),
     ModelCase("VGG-11", vgg11, 1, 3, 224, classes=1000),
+    *(
+        ModelCase(title, build, 1, 3, 224, classes=1000, modes=modes)
+        for title, build, modes in (
+            ("ResNet-18", resnet18, ("infer", "train")),
+            ("SqueezeNet 1.1", squeezenet, ("infer", "train")),
+            ("MobileNetV2", mobilenet_v2, ("infer", "train")),
+            # Gradients through its many norms of one image differ by 1 % whoever computes them.
+            ("DenseNet-121", densenet121, ("infer",)),
+        )
+    ),
 )

@@ -110,8 +110,17 @@ def _initialise(network: nn.Sequential, generator: torch.Generator) -> None:
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             parameter.normal_(0, 0.1, generator=generator)
+        elif parameter.dim() == 1:  # of batch normalisation, as are the buffers
+            parameter.uniform_(0.5, 1.5, generator=generator)
         else:
             nn.init.kaiming_normal_(parameter, nonlinearity="relu", generator=generator)
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.1, generator=generator)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5, generator=generator)
+        else:
+            buffer.zero_()
 
 
 def _drop_nothing(network: nn.Sequential) -> None:

@@ -1,13 +1,15 @@
 """Stock layers as an ONNX model in memory."""
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.fx import Node
 
-from fastvision.convert.sequential import flatten
 from fastvision.nn.conv import both_axes
 
 # Not the newest, so that runtimes older than the onnx package read the model.
@@ -20,17 +22,18 @@ _Parts = tuple[list[NodeProto], _Arrays, _Arrays]  # nodes of which the last has
 def onnx_model(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[ModelProto, _Arrays]:
     """A module in eval mode as a float32 model, and what to feed it.
 
-    A network becomes one node per layer, Sequentials in it included. LSTM, GRU and their cells become one LSTM or GRU
-    node, a cell that of one step; the outputs are the node's: (steps, directions, batch, hidden_size) of sequences,
-    and states of (directions, batch, hidden_size).
+    A network becomes one node per layer and per function in its forwards, which torch.fx traces. LSTM, GRU and their
+    cells become one LSTM or GRU node, a cell that of one step; the outputs are the node's: (steps, directions, batch,
+    hidden_size) of sequences, and states of (directions, batch, hidden_size).
 
     Args:
-        module: a network of layers that `_operator` knows, one of them, or an LSTM, GRU, LSTMCell or GRUCell.
+        module: a network of layers and functions that `_operator` and `_function` know, one such layer, or an LSTM,
+            GRU, LSTMCell or GRUCell.
         inputs: floating-point tensors that it is called on, such as (batch, channels, height, width); of a cell with
             its states. An LSTM or GRU may have the int32 lengths (batch) of its padded sequences as second one.
 
     Raises:
-        TypeError: a layer that has no translation here.
+        TypeError: a layer or a function that has no translation here.
     """
     build = _recurrent if isinstance(module, nn.RNNBase | nn.RNNCellBase) else _layers
     nodes, parameters, feeds = build(module, inputs)
@@ -49,17 +52,43 @@ def onnx_model(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[ModelProto,
 
 
 def _layers(network: nn.Module, inputs: Sequence[Tensor]) -> _Parts:
-    nodes, parameters, last = [], {}, "input"
-    for number, layer in enumerate(flatten(network)[1] or [network]):
-        if isinstance(layer, nn.Dropout):
-            continue
-        operator, attributes = _operator(layer)
-        own = {f"{number}.{name}": _array(parameter) for name, parameter in layer.named_parameters()}
-        parameters |= own
-        output = f"{number}.{operator}"
-        nodes.append(helper.make_node(operator, [last, *own], [output], **attributes))
-        last = output
+    traced = torch.fx.symbolic_trace(nn.Sequential(network))
+    nodes, parameters, values = [], {}, {}
+    for number, node in enumerate(traced.graph.nodes):
+        layer = traced.get_submodule(node.target) if node.op == "call_module" else None
+        if node.op == "placeholder":
+            values[node] = "input"
+        elif isinstance(layer, nn.Dropout | nn.Identity):
+            values[node] = values[node.args[0]]
+        elif node.op != "output":
+            name, attributes = _function(node) if layer is None else _operator(layer)
+            own = {f"{number}.{parameter}": array for parameter, array in _arrays(layer).items()}
+            parameters |= own
+            values[node] = f"{number}.{name}"
+            sources = [values[source] for source in node.all_input_nodes]
+            nodes.append(helper.make_node(name, [*sources, *own], [values[node]], **attributes))
     return nodes, parameters, {"input": _array(inputs[0])}
+
+
+def _arrays(layer: nn.Module | None) -> _Arrays:
+    """What the operator of a layer has as further inputs, in order."""
+    if layer is None:
+        return {}
+    if isinstance(layer, nn.ReLU6):
+        return {name: np.array(value, np.float32) for name, value in (("min", 0), ("max", 6))}
+    statistics = [(name, buffer) for name, buffer in layer.named_buffers() if buffer.is_floating_point()]
+    return {name: _array(tensor) for name, tensor in (*layer.named_parameters(), *statistics)}
+
+
+def _function(node: Node) -> tuple[str, dict[str, object]]:
+    """Name and attributes of the ONNX operator that computes what a call of a function does."""
+    if node.target is F.relu:
+        return "Relu", {}
+    if node.target is operator.add and len(node.all_input_nodes) == 2:
+        return "Add", {}
+    if node.target is torch.cat and node.args[1:] == (1,):
+        return "Concat", {"axis": 1}
+    raise _untranslated(node)
 
 
 def _operator(layer: nn.Module) -> tuple[str, dict[str, object]]:
@@ -71,6 +100,12 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, object]]:
             return "MaxPool", _window(layer)
         case nn.AvgPool2d():
             return "AveragePool", _window(layer) | {"count_include_pad": int(layer.count_include_pad)}
+        case nn.AdaptiveAvgPool2d(output_size=1):
+            return "GlobalAveragePool", {}
+        case nn.BatchNorm2d():
+            return "BatchNormalization", {"epsilon": layer.eps}
+        case nn.ReLU6():
+            return "Clip", {}
         case nn.ReLU():
             return "Relu", {}
         case nn.Flatten(start_dim=1 | -3, end_dim=-1):  # the same for a batch of images
@@ -84,7 +119,8 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, object]]:
 
 def _window(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> dict[str, object]:
     padding = both_axes(layer.padding)
-    return {
+    ceil_mode = {"ceil_mode": 1} if getattr(layer, "ceil_mode", False) else {}
+    return ceil_mode | {
         "kernel_shape": both_axes(layer.kernel_size),
         "strides": both_axes(layer.stride),
         "pads": [*padding, *padding],
@@ -127,5 +163,5 @@ def _array(tensor: Tensor) -> np.ndarray:
     return (tensor.float() if tensor.is_floating_point() else tensor).contiguous().numpy()
 
 
-def _untranslated(layer: nn.Module) -> TypeError:
+def _untranslated(layer: nn.Module | Node) -> TypeError:
     return TypeError(f"module: expected layers that have an ONNX translation here, got {layer}")
