@@ -87,7 +87,21 @@ SAMPLES = {
     "padded": Problem(kernel_size=(5, 5), options={"padding": 2}),
     "same_lopsided": Problem(kernel_size=(4, 2), options={"padding": "same"}),
     "grouped": Problem(channels=8, out_channels=32, options={"groups": 2}),
-    "depthwise": Problem(channels=6, out_channels=6, options={"groups": 6}),
+    "depthwise_pooled": Problem(channels=6, out_channels=6, options={"groups": 6}),
+    "depthwise": Problem(
+        channels=6, out_channels=6, height=13, width=43, options={"groups": 6, "pool": "none", "padding": (1, 2)}
+    ),
+    "depthwise_5x5_strided": Problem(
+        channels=3,
+        out_channels=3,
+        height=20,
+        width=45,
+        kernel_size=(5, 5),
+        options={"groups": 3, "pool": "none", "activation": "none", "padding": (2, 3), "stride": 2},
+    ),
+    "depthwise_short_rows": Problem(
+        channels=5, out_channels=5, height=7, width=7, options={"groups": 5, "pool": "none", "padding": 1}
+    ),
     "overlapping_max": Problem(
         height=13, options={"padding": 1, "pool_kernel_size": 3, "pool_stride": 2, "pool_padding": 1}
     ),

@@ -69,7 +69,7 @@ def test_meta_tensors_have_the_layout_of_the_result(problem):
     assert_same_layout(conv2d_pool2d(*on_meta, **problem.options), expected)
 
 
-@pytest.mark.parametrize("name", [*FEW, "depthwise", "average_of_nine"])
+@pytest.mark.parametrize("name", [*FEW, "depthwise_pooled", "average_of_nine"])
 def test_compiles_to_one_graph(name):
     torch.compiler.reset()
     problem = SAMPLES[name]

@@ -1,6 +1,7 @@
 // The way back: through pool and activation to the convolution's output, from there to its input.
 #include "conv/cpu/backward.h"
 
+#include "conv/cpu/depthwise.h"
 #include "conv/cpu/forward.h"
 #include "conv/cpu/grad_weight.h"
 #include "conv/cpu/sparse.h"
@@ -96,6 +97,7 @@ ConvGradients stock_is_faster_without_pool(const ConvPool2d& p) {
 }  // namespace
 
 ConvGradients direct_supported_gradients(const ConvPool2d& p) {
+  if (depthwise_applies(p)) return {false, false};
   // With a stride the adjoint has holes in its input: stock's business so far.
   const bool adjoint_has_kernel = p.stride_h == 1 && p.stride_w == 1;
   const bool sizes_known = p.batch > 0;

@@ -1,6 +1,7 @@
 #include "conv/cpu/conv.h"
 
 #include "conv/cpu/backward.h"
+#include "conv/cpu/depthwise.h"
 #include "conv/cpu/forward.h"
 #include "conv/cpu/pointwise.h"
 #include "conv/cpu/winograd.h"
@@ -11,9 +12,9 @@
 namespace fastvision {
 namespace {
 
-enum class Algorithm : uint8_t { stock, direct, pointwise, winograd, winograd_planes };
+enum class Algorithm : uint8_t { stock, direct, depthwise, pointwise, winograd, winograd_planes };
 
-// Fewer output channels per group leave most of a vector idle: depthwise convolution is stock's.
+// Fewer output channels per group leave most of a vector idle: grouped convolution is stock's, unless depthwise.
 constexpr int64_t kMinGroupChannels = 8;
 
 // Products of one output.
@@ -45,8 +46,9 @@ bool stock_is_faster(const ConvPool2d& p) {
 Algorithm choose(const ConvPool2d& p) {
   const bool enough_channels = p.groups == 1 || p.out_channels / p.groups >= kMinGroupChannels;
   const bool window_fits = p.pool_kernel_h * p.pool_kernel_w <= kMaxSelectableMaxWindow;
-  if (!enough_channels || !window_fits) return Algorithm::stock;
   const bool sizes_known = p.batch > 0;
+  if (sizes_known && depthwise_applies(p)) return Algorithm::depthwise;
+  if (!enough_channels || !window_fits) return Algorithm::stock;
   if (!sizes_known) return Algorithm::direct;
   if (winograd_planes_applies(p)) return Algorithm::winograd_planes;
   if (winograd_applies(p) && winograd_is_faster(p)) return Algorithm::winograd;
@@ -98,6 +100,13 @@ const char* forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Conte
       break;
     case Algorithm::winograd:
       forward_winograd(p, tensors, context);
+      break;
+    case Algorithm::depthwise:
+      if (tensors.selection) {
+        forward_direct(p, tensors, context);
+      } else {
+        depthwise_forward(p, tensors, context);
+      }
       break;
     case Algorithm::pointwise:
       if (tensors.selection) {

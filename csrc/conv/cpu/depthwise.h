@@ -1,0 +1,16 @@
+// Depthwise convolution without a pool on contiguous images: a plane at a time, its columns in the lanes.
+#pragma once
+
+#include "conv/conv.h"
+#include "conv/kernels.h"
+
+namespace fastvision {
+
+// Inference only: it keeps no selection. Time of stock / ours, one core of a Zen 3 (AVX2), batch 1 and 8: 3x3 32 planes
+// @112 2.4-3.6, 144 @56 1.7-3.0, 384 @14 1.9, 960 @7 1.2-1.5, stride 2 96 @112 1.7-4, 576 @14 1.3; 5x5 240 @28 1.2-1.3,
+// stride 2 480 @14 1.15.
+bool depthwise_applies(const ConvPool2d& problem);
+
+void depthwise_forward(const ConvPool2d& problem, const ConvPool2dForward& tensors, Context& context);
+
+}  // namespace fastvision
