@@ -74,16 +74,15 @@ void grad_input(const ConvPool2d& p, const ConvPool2dBackward& tensors, Context&
 
 // Whether stock computes a gradient faster behind which there is no pool. Time of stock / ours, one core of a Zen 3
 // (AVX2), batch 1 and 8, gradient of the input and of the weight:
-//   3x3 64>64 @56 1.9 1.2-1.4, 128>128 @28 1.5-1.8 1.1, 16>64 @55 1.3 1.3, 256>256 @14 0.9-1.3 0.9-1.06, 512>512 @7
-//     0.5-1.3 0.8-0.97 (the adjoint's weights are turned round for few pixels), 3>32 @64 0.6-1.1 0.65-0.96
-//   1x1 0.7-1.0 0.2-0.7, with stride 2 0.75 1.0; 3x3 stride 2 64>128 @56 - 1.2; 5x5 16>32 @28 1.0-1.2 1.1-1.2, 64>192
-//   @27
-//     0.9 0.95; 7x7 stride 2 3>64 @112 - 0.93; 9x9 1>64 @64 0.8-0.9 5.6
+//   3x3 64>64 @56 1.9 and 1.2-1.4, 128>128 @28 1.5-1.8 and 1.1, 16>64 @55 1.3 and 1.3, 3>32 @64 0.6-1.1 and 0.65-0.96
+//   256>256 @14 0.9-1.3 and 0.9-1.06, 512>512 @7 0.5-1.3 and 0.8-0.97: weights are turned round for few pixels
+//   1x1 0.7-1.0 and 0.2-0.7, with stride 2 0.75 and 1.0
+//   others 3x3 stride 2 - 1.2, 5x5 16>32 @28 1.0-1.2 and 1.1-1.2, 64>192 @27 0.9 and 0.95, 9x9 1>64 @64 0.8-0.9 and 5.6
 ConvGradients stock_is_faster_without_pool(const ConvPool2d& p) {
   constexpr int64_t kFewPixels = 300, kLongSum = 1200;
   const int64_t channels = p.in_channels / p.groups, window = p.kernel_h * p.kernel_w;
   const bool few_pixels = p.batch * p.conv_h * p.conv_w < kFewPixels;
-#if defined(CPU_CAPABILITY_AVX512)
+#if defined(CPU_CAPABILITY_AVX512)  // which has only been measured with a pool
   const bool long_way = false;
   const bool many_products = false;
 #else

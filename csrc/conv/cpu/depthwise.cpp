@@ -27,9 +27,9 @@ class Planes {
         tensors_(tensors),
         phase_(round_up(p.out_w, kLanes) + KernelSize + kLanes),
         row_(Stride * phase_),
-        band_rows_(std::clamp<int64_t>((kStripFloats / row_ - KernelSize) / Stride + 1, kRows<Stride>, p.out_h)),
-        strip_(row_ * strip_rows(std::max<int64_t>(band_rows_, kRows<Stride>))) {
-    std::fill_n(strip_.data(), row_ * strip_rows(std::max<int64_t>(band_rows_, kRows<Stride>)), 0.f);
+        band_rows_(std::max<int64_t>((kStripFloats / row_ - KernelSize) / Stride + 1, kRows<Stride>)),
+        strip_(row_ * strip_rows(band_rows_)) {
+    std::fill_n(strip_.data(), row_ * strip_rows(band_rows_), 0.f);
   }
 
   void run(int64_t image, int64_t channel) {
@@ -90,8 +90,8 @@ class Planes {
 
   // Rows of a plane, the first of which is `row` of the strip's.
   template <int Rows>
-  void convolve(int64_t row, float* output, int64_t first) const {
-    const float* strip = const_cast<FloatScratch&>(strip_).data() + row * Stride * row_;
+  void convolve(int64_t row, float* output, int64_t first) {
+    const float* strip = strip_.data() + row * Stride * row_;
     const Vec bias(bias_), floor(p_.activation == Activation::relu ? 0.f : -std::numeric_limits<float>::infinity());
     // The last vector of a row lies over the one before. Where a row is shorter than a vector, what is too much is
     // written over by the next row.
