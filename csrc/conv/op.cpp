@@ -111,9 +111,7 @@ std::optional<ConvPool2d> for_library(const ConvPool2dOptions& o, const Tensor& 
                                       bool training) {
   const ConvKernels* kernels = kernels_for(input.device());
   const auto dtype = kernel_dtype(input.scalar_type());
-  if (!kernels || !dtype || is_symbolic(weight) || weight.numel() == 0) {
-    return std::nullopt;
-  }
+  if (!kernels || !dtype || is_symbolic(weight) || weight.numel() == 0) return std::nullopt;
   const bool known = !is_symbolic(input);
   const ConvPool2d p = known ? describe(o, input, weight, output_memory_format(input, weight))
                              : describe_layer(o, *dtype, weight.sizes());

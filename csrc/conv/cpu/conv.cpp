@@ -94,7 +94,10 @@ void forward_winograd(const ConvPool2d& p, const ConvPool2dForward& tensors, Con
 
 // Runs the direct kernel where stock is faster: compiled code may have asked before the sizes were known.
 const char* forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
-  switch (choose(p)) {
+  Algorithm algorithm = choose(p);
+  const bool keeps_no_selection = algorithm == Algorithm::depthwise || algorithm == Algorithm::pointwise;
+  if (tensors.selection && keeps_no_selection) algorithm = Algorithm::direct;
+  switch (algorithm) {
     case Algorithm::winograd_planes:
       winograd_planes_forward(p, tensors, context);
       break;
@@ -102,18 +105,10 @@ const char* forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Conte
       forward_winograd(p, tensors, context);
       break;
     case Algorithm::depthwise:
-      if (tensors.selection) {
-        forward_direct(p, tensors, context);
-      } else {
-        depthwise_forward(p, tensors, context);
-      }
+      depthwise_forward(p, tensors, context);
       break;
     case Algorithm::pointwise:
-      if (tensors.selection) {
-        forward_direct(p, tensors, context);
-      } else {
-        pointwise_forward(p, tensors, context);
-      }
+      pointwise_forward(p, tensors, context);
       break;
     default:
       forward_direct(p, tensors, context);

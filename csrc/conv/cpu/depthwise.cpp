@@ -1,7 +1,6 @@
 #include "conv/cpu/depthwise.h"
 
-#include <limits>
-
+#include "core/activation.h"
 #include "core/integers.h"
 #include "core/load.h"
 #include "core/scratch.h"
@@ -92,7 +91,7 @@ class Planes {
   template <int Rows>
   void convolve(int64_t row, float* output, int64_t first) {
     const float* strip = strip_.data() + row * Stride * row_;
-    const Vec bias(bias_), floor(p_.activation == Activation::relu ? 0.f : -std::numeric_limits<float>::infinity());
+    const Vec bias(bias_), floor(activation_floor(p_.activation == Activation::relu));
     // The last vector of a row lies over the one before. Where a row is shorter than a vector, what is too much is
     // written over by the next row.
     const int64_t steps = ceil_div(p_.out_w, kLanes), last_x = std::max<int64_t>(p_.out_w - kLanes, 0);

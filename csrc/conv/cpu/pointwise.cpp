@@ -1,7 +1,6 @@
 #include "conv/cpu/pointwise.h"
 
-#include <limits>
-
+#include "core/activation.h"
 #include "core/gemm.h"
 #include "core/integers.h"
 #include "core/scratch.h"
@@ -119,7 +118,7 @@ class UnitWorker {
                           sums_.data()};
     const float* scale = tensors_.scale ? tensors_.scale + first_channel : nullptr;
     const T* bias = tensors_.bias ? static_cast<const T*>(tensors_.bias) + first_channel : nullptr;
-    const Vec floor(p_.activation == Activation::relu ? 0.f : -std::numeric_limits<float>::infinity());
+    const Vec floor(activation_floor(p_.activation == Activation::relu));
     const int64_t plane = p_.output_strides.c;
     const auto finished = [=](int64_t channel, const Vec& sum) FASTVISION_INLINE {
       const Vec shift(bias ? static_cast<float>(bias[channel]) : 0.f);

@@ -6,6 +6,7 @@
 #include "conv/cpu/epilogue.h"
 #include "conv/cpu/rows.h"
 #include "conv/cpu/weights.h"
+#include "core/activation.h"
 #include "core/scratch.h"
 #include "core/simd.h"
 
@@ -237,8 +238,7 @@ inline FASTVISION_INLINE void pool_window(const Vec (&window)[4], const Vec& bia
     if (relu) code = Vec::blendv(code, Vec(static_cast<float>(kDead)), best <= Vec(0.f));
     code.store(codes);
   }
-  const Vec least(relu ? 0.f : -std::numeric_limits<float>::infinity());  // no branch for each vector
-  max_keeping_second(least, best).store(values);
+  max_keeping_second(Vec(activation_floor(relu)), best).store(values);
 }
 
 template <int InChannels, int Channels, bool Select>

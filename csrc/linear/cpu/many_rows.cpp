@@ -1,8 +1,8 @@
 #include "linear/cpu/many_rows.h"
 
 #include <algorithm>
-#include <limits>
 
+#include "core/activation.h"
 #include "core/gemm.h"
 #include "core/integers.h"
 #include "core/scratch.h"
@@ -48,7 +48,7 @@ class Worker {
 
   void multiply(int64_t row, int64_t rows, int64_t feature, int64_t count, int64_t first, int64_t depth) {
     const bool is_first = first == 0, is_last = first + depth == p_.in_features;
-    const Vec floor(is_last && p_.activation == Activation::relu ? 0.f : -std::numeric_limits<float>::infinity());
+    const Vec floor(activation_floor(is_last && p_.activation == Activation::relu));
     Vec bias[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       const int64_t n = std::clamp<int64_t>(count - v * kLanes, 0, kLanes);
