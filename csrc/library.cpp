@@ -103,6 +103,9 @@ TORCH_LIBRARY(fastvision, m) {
   // A fully connected layer, arguments as torch.nn.functional.linear, and its activation: none or relu.
   const std::string linear = "Tensor? bias=None, *, str activation='none') -> Tensor";
   def("linear(Tensor input, Tensor weight, " + linear);
+  // Gradients of input, weight and bias; those not in output_mask are empty tensors. With ReLU, output is the result.
+  def("linear_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor? output, bool[3] output_mask) -> "
+      "(Tensor, Tensor, Tensor)");
   // In inference, from weights in bfloat16 or int8; scale: a float32 factor for each row of an int8 matrix.
   def("linear_quantized(Tensor input, Tensor weight, Tensor? scale, " + linear);
   // Both in stock PyTorch calls.

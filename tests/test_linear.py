@@ -6,9 +6,11 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from functorch.compile import make_boxed_func
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 
 import fastvision
 from fastvision.nn.storage import dequantize, quantize
@@ -169,6 +171,124 @@ def test_gradients(activation):
     tensors = [tensor.double().requires_grad_() for tensor in draw(3, 5, 4)]
     assert torch.autograd.gradcheck(lambda *t: linear(*t, activation=activation), tensors)
     assert torch.autograd.gradgradcheck(lambda *t: linear(*t, activation=activation), tensors)
+
+
+# Rows, in_features, out_features for which gradients have kernels on every machine: of the weight, of the input, and
+# of both, with parts of blocks.
+TRAINED = [(5, 3000, 2800), (9, 4100, 33), (3, 16421, 515)]
+
+
+@pytest.mark.parametrize("sizes", TRAINED)
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize("wanted", ["input", "weight", "all"])
+def test_gradients_agree_with_float64(capability, sizes, activation, wanted):
+    tensors = draw(*sizes)
+    grad_output = torch.randn(sizes[0], sizes[2], generator=torch.Generator().manual_seed(1))
+    leaves = {"input": tensors[:1], "weight": tensors[1:2], "all": tensors}[wanted]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    actual = torch.autograd.grad(linear(*tensors, activation=activation), leaves, grad_output)
+    expected = torch.autograd.grad(exact(*tensors, activation), leaves, grad_output.double())
+    for gradient, right in zip(actual, expected, strict=True):
+        # The reference's gradients arrive in float32.
+        assert_accurate(gradient, right.double())
+
+
+@pytest.mark.parametrize("sizes", TRAINED)
+def test_the_kernels_run_for_gradients(capability, sizes):
+    if capability == "emulated":
+        pytest.skip("the family has no CUDA kernels")
+    tensors = [tensor.requires_grad_() for tensor in draw(*sizes)]
+    output = linear(*tensors)
+    gradients = operators_of(lambda: output.sum().backward())
+    assert "fastvision::linear_backward" in gradients
+    both = sizes[1] * sizes[2] >= 1 << 23 and sizes[1] >= 4 * sizes[2]
+    assert ("aten::mm" not in gradients) == both or capability == "avx512"
+
+
+def test_a_layer_whose_gradients_are_stocks_is_stocks():
+    tensors = [tensor.requires_grad_() for tensor in draw(9, 40, 6)]
+    assert linear(*tensors).grad_fn.name() == "AddmmBackward0"
+    tensors = [tensor.requires_grad_() for tensor in draw(*TRAINED[0])]
+    with fastvision.backends.enabled(False):
+        assert linear(*tensors).grad_fn.name() == "AddmmBackward0"
+
+
+def test_gradients_of_any_strides(capability):
+    input, weight, bias = draw(6, 8300, 520)
+    views = [input[:, 40:8240].unflatten(0, (2, 3)), weight[:, 100:8300], bias]
+    for view in views:
+        view.requires_grad_()
+    grad_output = torch.randn(520, 2, 3).movedim(0, -1)
+    for grad in (grad_output, torch.ones(()).expand(2, 3, 520)):
+        actual = torch.autograd.grad(linear(*views), views, grad)
+        expected = torch.autograd.grad(exact(*views), views, grad.double())
+        for gradient, right in zip(actual, expected, strict=True):
+            assert_accurate(gradient, right.double())
+
+
+def test_gradients_with_two_threads_have_the_same_bits(capability, intraop_threads):
+    tensors = [tensor.requires_grad_() for tensor in draw(*TRAINED[2])]
+    results = []
+    for threads in (1, 2):
+        intraop_threads(threads)
+        results.append(torch.autograd.grad(linear(*tensors).square().sum(), tensors))
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("activation", ["none", "relu"])
+def test_gradients_of_gradients(activation):
+    tensors = [tensor.requires_grad_() for tensor in draw(3, 16421, 515)]
+
+    def penalty(operator):
+        output = operator(*tensors, activation=activation)
+        gradients = torch.autograd.grad(output.square().sum(), tensors, create_graph=True)
+        return torch.autograd.grad(sum(gradient.square().sum() for gradient in gradients), tensors)
+
+    for actual, expected in zip(penalty(linear), penalty(linear_reference), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def test_a_weight_changed_before_the_backward_pass_is_refused():
+    tensors = [tensor.requires_grad_() for tensor in draw(*TRAINED[2])]
+    output = linear(*tensors)
+    with torch.no_grad():
+        tensors[1].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def test_compiled_training_has_stocks_operators():
+    tensors = [tensor.requires_grad_() for tensor in draw(*TRAINED[2])]
+    seen = set()
+
+    def backend(graph, _):
+        seen.update(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return make_boxed_func(graph)
+
+    compiled = torch.compile(
+        lambda *t: linear(*t, activation="relu"), backend=aot_autograd(fw_compiler=backend, bw_compiler=backend)
+    )
+    actual = torch.autograd.grad(compiled(*tensors).sum(), tensors)
+    expected = torch.autograd.grad(linear(*tensors, activation="relu").sum(), tensors)
+    assert {"aten.addmm.default", "aten.mm.default"} <= seen
+    assert not any("fastvision" in name for name in seen)
+    for gradient, right in zip(actual, expected, strict=True):
+        torch.testing.assert_close(gradient, right, rtol=1e-4, atol=1e-3)
+
+
+def test_gradients_that_do_not_fit_are_refused():
+    """By the reference, to which they go."""
+    input, weight, _ = draw(3, 16421, 515)
+    fitting, double = torch.ones(3, 515), torch.ones(3, 515).double()
+    for grad_output, output in (
+        (torch.ones(3, 514), None),
+        (torch.ones(2, 515), None),
+        (double, None),
+        (fitting, torch.ones(2, 3, 515)),
+    ):
+        with pytest.raises(RuntimeError):
+            torch.ops.fastvision.linear_backward(grad_output, input, weight, output, [True, True, True])
 
 
 @pytest.mark.parametrize("grad", [True, False])

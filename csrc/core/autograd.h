@@ -15,6 +15,11 @@ inline bool has_forward_gradient(const at::Tensor& tensor) {
   return tensor.defined() && tensor._fw_grad(/*level=*/0).defined();
 }
 
+// Whether it stands for a tensor in a graph that Python makes: a fake or a functional one, or another subclass.
+inline bool is_traced(const at::Tensor& tensor) {
+  return tensor.unsafeGetTensorImpl()->is_python_dispatch();
+}
+
 // torch.func's transforms know the operators that a reference is made of, and refuse C++ autograd functions.
 inline bool inside_functional_transform() {
   return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);

@@ -1,9 +1,11 @@
-// Gradients, autocast and vmap. All of them are stock's: the kernels are for inference.
+// Gradients, autocast and vmap.
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include "core/autograd.h"
 #include "core/operator_handle.h"
+#include "linear/op.h"
 #include "linear/reference.h"
 
 namespace fastvision {
@@ -11,24 +13,67 @@ namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
+using torch::autograd::variable_list;
 
-bool is_differentiated(const Tensor& tensor) {
-  return (at::GradMode::is_enabled() && requires_grad(tensor)) || has_forward_gradient(tensor);
-}
-
-Tensor linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, std::string_view activation) {
-  if (inside_functional_transform() || is_differentiated(input) || is_differentiated(weight) ||
-      (bias && is_differentiated(*bias))) {
-    return linear_reference(input, weight, bias, activation);
-  }
-  static const auto op = find_operator<decltype(linear)>("fastvision::linear");
+Tensor call_forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                    std::string_view activation) {
+  static const auto op = find_operator<decltype(call_forward)>("fastvision::linear");
   const at::AutoDispatchBelowADInplaceOrView guard;
   return op.call(input, weight, bias, activation);
 }
 
+class LinearFunction : public torch::autograd::Function<LinearFunction> {
+ public:
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& input, const Tensor& weight,
+                        const OptionalTensor& bias, std::string_view activation) {
+    const Tensor output = call_forward(input, weight, bias, activation);
+    context->save_for_backward({input, weight, activation == "relu" ? output : Tensor()});
+    return output;
+  }
+
+  static variable_list backward(torch::autograd::AutogradContext* context, variable_list gradients) {
+    if (!gradients[0].defined()) return variable_list(4);
+    const auto saved = context->get_saved_variables();
+    const OptionalTensor output = saved[2].defined() ? OptionalTensor(saved[2]) : std::nullopt;
+    const std::array<bool, 3> mask{context->needs_input_grad(0), context->needs_input_grad(1),
+                                   context->needs_input_grad(2)};
+    static const auto op = find_operator<decltype(linear_backward_reference)>("fastvision::linear_backward");
+    // Twice differentiable are stock's calls.
+    const auto [input, weight, bias] = at::GradMode::is_enabled()
+                                           ? linear_backward_reference(gradients[0], saved[0], saved[1], output, mask)
+                                           : op.call(gradients[0], saved[0], saved[1], output, mask);
+    return {mask[0] ? input : Tensor(), mask[1] ? weight : Tensor(), mask[2] ? bias : Tensor(), Tensor()};
+  }
+};
+
+// Gradients that are recorded, forward derivatives, or neither.
+enum class Differentiation : uint8_t { none, backward, forward };
+
+Differentiation differentiation(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
+  const Tensor b = bias.value_or(Tensor());
+  if (has_forward_gradient(input) || has_forward_gradient(weight) || has_forward_gradient(b)) {
+    return Differentiation::forward;
+  }
+  const bool recorded =
+      at::GradMode::is_enabled() && (requires_grad(input) || requires_grad(weight) || requires_grad(b));
+  return recorded ? Differentiation::backward : Differentiation::none;
+}
+
+Tensor linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, std::string_view activation) {
+  if (inside_functional_transform()) return linear_reference(input, weight, bias, activation);
+  const Differentiation kind = differentiation(input, weight, bias);
+  if (kind == Differentiation::none) return call_forward(input, weight, bias, activation);
+  // What traces a graph sees stock's operators.
+  if (kind == Differentiation::backward && !is_traced(input) && !is_traced(weight) &&
+      linear_trains_by_kernel(input, weight, bias)) {
+    return LinearFunction::apply(input, weight, bias, activation);
+  }
+  return linear_reference(input, weight, bias, activation);
+}
+
 Tensor linear_quantized(const Tensor& input, const Tensor& weight, const OptionalTensor& scale,
                         const OptionalTensor& bias, std::string_view activation) {
-  if (inside_functional_transform() || is_differentiated(input) || (bias && is_differentiated(*bias))) {
+  if (inside_functional_transform() || differentiation(input, Tensor(), bias) != Differentiation::none) {
     return linear_quantized_reference(input, weight, scale, bias, activation);
   }
   static const auto op = find_operator<decltype(linear_quantized)>("fastvision::linear_quantized");

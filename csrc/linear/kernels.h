@@ -15,11 +15,21 @@ struct LinearForward {
   float* output;       // dense
 };
 
+// Of fp32 weights. The gradient of the output before the activation, and what the others are wanted of: null where not.
+struct LinearBackward {
+  const float* grad_output;  // dense
+  const float *input, *weight;
+  float *grad_input, *grad_weight;  // dense
+};
+
 // Every launch function returns null, or what went wrong. No size is zero.
 struct LinearKernels {
   const char* (*forward)(const Linear&, const LinearForward&, Context&);
-  // Than stock's operator, which has fp32 weights.
+  const char* (*backward)(const Linear&, const LinearBackward&, Context&);
+  // Than stock's operators, which have fp32 weights.
   bool (*is_faster)(const Linear&);
+  bool (*input_gradient_is_faster)(const Linear&);
+  bool (*weight_gradient_is_faster)(const Linear&);
 };
 
 }  // namespace fastvision

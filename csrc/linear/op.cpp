@@ -1,4 +1,7 @@
 // The operators on CPU and CUDA tensors: check, describe the problem, allocate, call the kernel library.
+#include <ATen/ops/mm.h>
+#include <ATen/ops/sum.h>
+#include <ATen/ops/threshold_backward.h>
 #include <torch/library.h>
 
 #include "core/big_tensor.h"
@@ -6,6 +9,7 @@
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"
 #include "linear/kernels.h"
+#include "linear/op.h"
 #include "linear/options.h"
 #include "linear/reference.h"
 
@@ -33,6 +37,10 @@ const LinearKernels* suitable_kernels(const Tensor& input, const Tensor& weight,
   return kernels_enabled() ? kernels_of(input.device(), &KernelLibrary::linear) : nullptr;
 }
 
+Tensor or_empty(const Tensor& tensor, const Tensor& like) {
+  return tensor.defined() ? tensor : at::empty({0}, like.options());
+}
+
 Linear problem(const Tensor& rows, const Tensor& weight, Activation activation) {
   Linear p;
   p.weight = weight.scalar_type() == at::kFloat      ? LinearWeight::f32
@@ -47,13 +55,17 @@ Linear problem(const Tensor& rows, const Tensor& weight, Activation activation) 
   return p;
 }
 
+// A matrix of the tensor's rows, each dense.
+Tensor as_rows(const Tensor& tensor, int64_t features) {
+  const Tensor rows = tensor.dim() == 2 ? tensor : tensor.reshape({-1, features});
+  return has_dense_rows(rows) ? rows : rows.contiguous();
+}
+
 Tensor run(const LinearKernels& kernels, const Tensor& input, const Tensor& weight, const OptionalTensor& scale,
            const OptionalTensor& bias, Activation activation) {
-  const int64_t in_features = weight.size(1), out_features = weight.size(0);
-  Tensor rows = input.dim() == 2 ? input : input.reshape({-1, in_features});
-  if (!has_dense_rows(rows)) rows = rows.contiguous();
+  const Tensor rows = as_rows(input, weight.size(1));
   c10::SmallVector<int64_t, 4> shape(input.sizes().begin(), input.sizes().end());
-  shape.back() = out_features;
+  shape.back() = weight.size(0);
   Tensor result = empty_result(shape, input.options(), at::MemoryFormat::Contiguous);
 
   const Linear p = problem(rows, weight, activation);
@@ -86,7 +98,50 @@ Tensor linear_quantized(const Tensor& input, const Tensor& weight, const Optiona
   return run(*kernels, input, weight, scale, bias, linear_activation(activation));
 }
 
+std::tuple<Tensor, Tensor, Tensor> linear_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                                   const OptionalTensor& output, std::array<bool, 3> output_mask) {
+  const Tensor grad = output ? at::threshold_backward(grad_output, *output, 0) : grad_output;
+  const LinearKernels* kernels = suitable_kernels(input, weight, std::nullopt);
+  if (!kernels || weight.scalar_type() != at::kFloat || grad.scalar_type() != at::kFloat ||
+      grad.device() != input.device() || grad.numel() != input.numel() / weight.size(1) * weight.size(0)) {
+    const auto [of_input, of_weight, of_bias] =
+        linear_backward_reference(grad, input, weight, std::nullopt, output_mask);
+    return {or_empty(of_input, input), or_empty(of_weight, input), or_empty(of_bias, input)};
+  }
+  const Tensor grads = grad.reshape({-1, weight.size(0)}).contiguous(), rows = as_rows(input, weight.size(1));
+  const Linear p = problem(rows, weight, Activation::none);
+  const bool input_by_kernel = output_mask[0] && kernels->input_gradient_is_faster(p);
+  const bool weight_by_kernel = output_mask[1] && kernels->weight_gradient_is_faster(p);
+  const auto gradient = [&](bool wanted, bool by_kernel, at::IntArrayRef sizes, const auto& by_stock) {
+    if (!wanted) return at::empty({0}, input.options());
+    return by_kernel ? empty_result(sizes, input.options(), at::MemoryFormat::Contiguous) : by_stock();
+  };
+  Tensor grad_input = gradient(output_mask[0], input_by_kernel, input.sizes(),
+                               [&] { return at::mm(grads, weight).view(input.sizes()); });
+  Tensor grad_weight =
+      gradient(output_mask[1], weight_by_kernel, weight.sizes(), [&] { return at::mm(grads.t(), rows); });
+  Tensor grad_bias = gradient(output_mask[2], false, {}, [&] { return grads.sum(0); });
+  if (input_by_kernel || weight_by_kernel) {
+    TorchContext context(input.device());
+    const auto target = [](bool wanted, Tensor& tensor) { return wanted ? tensor.mutable_data_ptr<float>() : nullptr; };
+    const char* error =
+        kernels->backward(p,
+                          {grads.const_data_ptr<float>(), rows.const_data_ptr<float>(), weight.const_data_ptr<float>(),
+                           target(input_by_kernel, grad_input), target(weight_by_kernel, grad_weight)},
+                          context);
+    TORCH_CHECK(!error, "fastvision::linear_backward: ", error);
+  }
+  return {grad_input, grad_weight, grad_bias};
+}
+
 }  // namespace
+
+bool linear_trains_by_kernel(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
+  const LinearKernels* kernels = suitable_kernels(input, weight, bias);
+  if (!kernels || weight.scalar_type() != at::kFloat) return false;
+  Linear p = problem(input, weight, Activation::none);
+  return kernels->is_faster(p) || kernels->input_gradient_is_faster(p) || kernels->weight_gradient_is_faster(p);
+}
 
 const bool kHasDirectKernel = add_direct_kernel("fastvision::linear", [](at::ArrayRef<c10::IValue> options) {
   return DirectKernel([activation = options.at(0).toStringRef()](c10::Stack& stack) {
@@ -96,16 +151,19 @@ const bool kHasDirectKernel = add_direct_kernel("fastvision::linear", [](at::Arr
 
 TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
   m.impl("linear", &linear);
+  m.impl("linear_backward", &linear_backward);
   m.impl("linear_quantized", &linear_quantized);
 }
 
 TORCH_LIBRARY_IMPL(fastvision, CUDA, m) {
   m.impl("linear", &linear);
+  m.impl("linear_backward", &linear_backward);
   m.impl("linear_quantized", &linear_quantized);
 }
 
 TORCH_LIBRARY_IMPL(fastvision, Meta, m) {
   m.impl("linear", &linear_reference);
+  m.impl("linear_backward", &linear_backward_reference);
   m.impl("linear_quantized", &linear_quantized_reference);
 }
 

@@ -15,36 +15,44 @@ from fastvision.bench.linear_cases import LinearCase
 
 @dataclass(frozen=True)
 class LinearTask(CaseTask):
-    """A case with a mode, a thread count, random parameters and an input (batch, in_features) of one dtype."""
+    """A case with a mode, a thread count, random parameters and tensors of one dtype.
+
+    input is (batch, in_features); grad_output, of training, (batch, out_features).
+    """
 
     case: LinearCase
     mode: Mode
     threads: int
     module: nn.Linear
     input: Tensor
+    grad_output: Tensor
 
     @classmethod
     def random(
         cls, case: LinearCase, mode: Mode, *, dtype: torch.dtype = torch.float32, threads: int = 1, seed: int = 0
     ) -> "LinearTask":
-        """Normally distributed input, parameters of stock's own scale."""
+        """Normally distributed tensors, parameters of stock's own scale."""
         generator = torch.Generator().manual_seed(seed)
         module = nn.utils.skip_init(nn.Linear, case.in_features, case.out_features, dtype=dtype)
         for parameter in module.requires_grad_(False).parameters():
             parameter.copy_(torch.empty(parameter.shape).uniform_(-1, 1, generator=generator) / case.in_features**0.5)
-        return cls(
-            case, mode, threads, module, torch.randn(case.batch, case.in_features, generator=generator).to(dtype)
+        input, grad_output = (
+            torch.randn(case.batch, features, generator=generator).to(dtype)
+            for features in (case.in_features, case.out_features)
         )
+        return cls(case, mode, threads, module, input, grad_output)
 
     @property
     def reads(self) -> tuple[Read, ...]:
-        """The weights that one call reads."""
-        return self.case.reads(self.dtype.itemsize)
+        """The weights that one call reads, and the gradients of them that it writes."""
+        return self.case.reads(self.mode, self.dtype.itemsize)
 
     @property
     def results(self) -> tuple[str, ...]:
         """Names of what one call computes."""
-        return ("output",)
+        if self.mode == "infer":
+            return ("output",)
+        return ("output", "grad_input", *(f"grad_{name}" for name, _ in self.module.named_parameters()))
 
     def stock_module(self) -> nn.Module:
         """Stock's module with this task's parameters."""
@@ -56,14 +64,24 @@ class LinearTask(CaseTask):
 
     def module_call(self, module: nn.Module, memory_format: torch.memory_format) -> Callable[[], object]:
         """One call of a module on this task's tensors."""
-        input = self.input.clone()
-        return lambda: (module(input),)
+        return self._call(module, self.input.clone(), self.grad_output)
 
     def reference(self) -> tuple[Tensor, ...]:
-        """The output in float64, from the stock module."""
-        return (self.stock_module().double()(self.input.double()),)
+        """All results in float64, from the stock module."""
+        return self._call(self.stock_module().double(), self.input.double(), self.grad_output.double())()
+
+    def _call(self, module: nn.Module, input: Tensor, grad_output: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+        if self.mode == "infer":
+            return lambda: (module(input),)
+        leaves = [input.requires_grad_(), *module.parameters()]
+
+        def step() -> tuple[Tensor, ...]:
+            output = module(input)
+            return (output, *torch.autograd.grad(output, leaves, grad_output))
+
+        return step
 
     def _with_parameters(self, kind: type[nn.Linear]) -> nn.Module:
         module = nn.utils.skip_init(kind, self.case.in_features, self.case.out_features, dtype=self.dtype)
         module.load_state_dict(self.module.state_dict())
-        return module.requires_grad_(False)
+        return module.requires_grad_(self.mode == "train")

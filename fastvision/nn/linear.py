@@ -22,9 +22,9 @@ _call_quantized, _call_quantized_with_relu = (
 
 
 class Linear(StoredWeights, nn.Linear):
-    """`torch.nn.Linear`, faster in inference: its arguments, attributes, parameters, initialisation and state_dict.
+    """`torch.nn.Linear`, faster: its arguments, attributes, parameters, initialisation and state_dict.
 
-    Shapes and dtypes: as of `fastvision.ops.linear`. Gradients, autocast and torch.compile are stock's.
+    Shapes and dtypes: as of `fastvision.ops.linear`. Autocast and torch.compile are stock's.
 
     `weight_dtype`, of float32 weights, is torch.bfloat16 or torch.int8 for inference from weights in fewer bits.
 

@@ -68,7 +68,58 @@ struct Problem {
   }
 };
 
+// Both gradients, and the products that they are the sums of.
+bool check_gradients(Random& random) {
+  Problem problem(random);
+  Linear& p = problem.p;
+  p.weight = LinearWeight::f32;
+  p.activation = Activation::none;
+  std::vector<float> grad(p.rows * p.out_features);
+  for (float& value : grad) value = static_cast<float>(random.between(-127, 127)) / 64;
+  const bool wants_input = random.coin(), wants_weight = !wants_input || random.coin();
+  const auto run = [&](int threads) {
+    std::vector<float> input(wants_input ? p.rows * p.in_features : 0),
+        weight(wants_weight ? p.out_features * p.in_features : 0);
+    HostContext context(threads);
+    stop_at(fastvision_kernel_library()->linear->backward(
+        p,
+        {grad.data(), problem.input.data(), problem.floats.data(), wants_input ? input.data() : nullptr,
+         wants_weight ? weight.data() : nullptr},
+        context));
+    return std::pair{input, weight};
+  };
+  const auto [input, weight] = run(1);
+  if (std::pair{input, weight} != run(3)) {
+    std::printf("the gradients depend on the number of threads\n");
+    return false;
+  }
+  const auto agrees = [&](const char* name, const std::vector<float>& actual, int64_t depth, const auto& product) {
+    for (size_t i = 0; i < actual.size(); ++i) {
+      const int64_t row = i / p.in_features, column = i % p.in_features;
+      double expected = 0;
+      for (int64_t k = 0; k < depth; ++k) expected += product(row, column, k);
+      if (std::abs(actual[i] - expected) <= 1e-5 * (depth + std::abs(expected))) continue;
+      std::printf("the gradient of %s at %d, %d is %.9g, expected %.9g: %d rows, %d > %d features\n", name,
+                  static_cast<int>(row), static_cast<int>(column), actual[i], expected, static_cast<int>(p.rows),
+                  static_cast<int>(p.in_features), static_cast<int>(p.out_features));
+      return false;
+    }
+    return true;
+  };
+  const auto grad_at = [&](int64_t row, int64_t feature) {
+    return static_cast<double>(grad[row * p.out_features + feature]);
+  };
+  return agrees("input", input, p.out_features,
+                [&](int64_t row, int64_t column, int64_t k) {
+                  return grad_at(row, k) * problem.floats[k * p.weight_stride + column];
+                }) &&
+         agrees("weight", weight, p.rows, [&](int64_t row, int64_t column, int64_t k) {
+           return grad_at(k, row) * problem.input[k * p.input_stride + column];
+         });
+}
+
 bool check(Random& random) {
+  if (random.between(0, 2) == 0) return check_gradients(random);
   const Problem problem(random);
   const Linear& p = problem.p;
   const std::vector<float> output = problem.run(1);

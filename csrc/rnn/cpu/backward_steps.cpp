@@ -2,7 +2,7 @@
 
 #include "core/scratch.h"
 #include "rnn/cpu/activations.h"
-#include "rnn/cpu/panels.h"
+#include "core/cpu/panels.h"
 
 namespace fastvision {
 namespace {

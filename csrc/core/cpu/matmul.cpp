@@ -1,7 +1,7 @@
-#include "rnn/cpu/matmul.h"
+#include "core/cpu/matmul.h"
 
 #include "core/scratch.h"
-#include "rnn/cpu/panels.h"
+#include "core/cpu/panels.h"
 
 namespace fastvision {
 namespace {
