@@ -1,4 +1,4 @@
-"""Trains a variational autoencoder with stock's sample and loss and with fastvision's, and measures both."""
+"""Trains a variational autoencoder with stock layers, sample and loss and with fastvision's, and measures both."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+import fastvision
 from fastvision.data import ImageDataset, batches
 from fastvision.models import VAE
 from fastvision.training.comparison import BATCH_SIZE, train_in_turns
@@ -68,7 +69,7 @@ def compare_vae(
     on_batch: Callable[[str, Progress], None] | None = None,
     on_measure: Callable[[str], None] | None = None,
 ) -> VAEComparison:
-    """Trains :class:`fastvision.models.VAE` with stock calls and with fastvision's, and measures both.
+    """Trains :class:`fastvision.models.VAE` with stock layers and calls and with fastvision's, and measures both.
 
     Both start from the same weights and see the same images in the same order, an epoch in turn. Their noise differs:
     fastvision's sample has a generator of its own.
@@ -115,10 +116,14 @@ def compare_vae(
 
 
 def build_vae(dataset: ImageDataset, *, fused: bool, rng: str = "philox", seed: int = 0) -> VAE:
-    """A new autoencoder for the images of `dataset`; the same seed gives the same weights."""
+    """A new autoencoder for the images of `dataset`; the same seed gives the same weights.
+
+    `fused` chooses fastvision's layers, sample and loss instead of stock's.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return VAE(dataset.image_shape, fused=fused, rng=rng)
+        model = VAE(dataset.image_shape, fused=fused, rng=rng)
+    return fastvision.convert(model) if fused else model
 
 
 def outputs(model: nn.Module, dataset: ImageDataset, seed: int = 0) -> Tensor:
