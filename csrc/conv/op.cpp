@@ -240,7 +240,7 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_pool2d_backward(const ConvPool2dOption
     Tensor grad_conv = g;
     if (p.activation != Activation::none || p.pool != Pool::none) {
       grad_conv =
-          at::empty({p.batch, p.out_channels, p.conv_h, p.conv_w}, input.options(), at::MemoryFormat::ChannelsLast);
+          empty_result({p.batch, p.out_channels, p.conv_h, p.conv_w}, input.options(), at::MemoryFormat::ChannelsLast);
       check_status(kernels.unpool(p, g.const_data_ptr(), chosen, grad_conv.mutable_data_ptr(), context));
     }
     auto [stock_input, stock_weight, stock_bias] = stock_backward(o, grad_conv, x, w, stock_mask);

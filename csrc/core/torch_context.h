@@ -13,6 +13,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/SmallVector.h>
 
+#include "core/big_tensor.h"
 #include "core/context.h"
 
 namespace fastvision {
@@ -30,6 +31,7 @@ class TorchContext final : public Context {
     }
     if (device_.is_cpu()) {
       blocks_.push_back(c10::GetCPUAllocator()->allocate(aligned));
+      wish_huge_pages(blocks_.back().get(), aligned);
       return blocks_.back().get();
     }
     tensors_.push_back(at::empty({static_cast<int64_t>(aligned)}, at::device(device_).dtype(at::kByte)));
