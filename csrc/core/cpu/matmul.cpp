@@ -1,7 +1,7 @@
 #include "core/cpu/matmul.h"
 
-#include "core/scratch.h"
 #include "core/cpu/panels.h"
+#include "core/scratch.h"
 
 namespace fastvision {
 namespace {

@@ -1,8 +1,8 @@
 #include "rnn/cpu/backward.h"
 
-#include "rnn/cpu/backward_steps.h"
 #include "core/cpu/matmul.h"
 #include "core/cpu/panels.h"
+#include "rnn/cpu/backward_steps.h"
 #include "rnn/cpu/rows.h"
 
 namespace fastvision {

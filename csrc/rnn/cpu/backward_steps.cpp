@@ -1,8 +1,8 @@
 #include "rnn/cpu/backward_steps.h"
 
+#include "core/cpu/panels.h"
 #include "core/scratch.h"
 #include "rnn/cpu/activations.h"
-#include "core/cpu/panels.h"
 
 namespace fastvision {
 namespace {
