@@ -180,11 +180,11 @@ TRAINED = [(5, 3000, 2800), (9, 4100, 33), (3, 16421, 515)]
 
 @pytest.mark.parametrize("sizes", TRAINED)
 @pytest.mark.parametrize("activation", ["none", "relu"])
-@pytest.mark.parametrize("wanted", ["input", "weight", "all"])
+@pytest.mark.parametrize("wanted", ["input", "weight", "all", "all without bias"])
 def test_gradients_agree_with_float64(capability, sizes, activation, wanted):
-    tensors = draw(*sizes)
+    tensors = draw(*sizes, bias=wanted != "all without bias")
     grad_output = torch.randn(sizes[0], sizes[2], generator=torch.Generator().manual_seed(1))
-    leaves = {"input": tensors[:1], "weight": tensors[1:2], "all": tensors}[wanted]
+    leaves = {"input": tensors[:1], "weight": tensors[1:2], "all": tensors}.get(wanted, tensors[:2])
     for leaf in leaves:
         leaf.requires_grad_()
     actual = torch.autograd.grad(linear(*tensors, activation=activation), leaves, grad_output)

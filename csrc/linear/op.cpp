@@ -1,6 +1,5 @@
 // The operators on CPU and CUDA tensors: check, describe the problem, allocate, call the kernel library.
 #include <ATen/ops/mm.h>
-#include <ATen/ops/sum.h>
 #include <ATen/ops/threshold_backward.h>
 #include <torch/library.h>
 
@@ -139,7 +138,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(const Tensor& grad_output, co
 bool linear_trains_by_kernel(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
   const LinearKernels* kernels = suitable_kernels(input, weight, bias);
   if (!kernels || weight.scalar_type() != at::kFloat) return false;
-  Linear p = problem(input, weight, Activation::none);
+  const Linear p = problem(input, weight, Activation::none);
   return kernels->is_faster(p) || kernels->input_gradient_is_faster(p) || kernels->weight_gradient_is_faster(p);
 }
 
