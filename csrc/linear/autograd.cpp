@@ -28,6 +28,7 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
                         const OptionalTensor& bias, std::string_view activation) {
     const Tensor output = call_forward(input, weight, bias, activation);
     context->save_for_backward({input, weight, activation == "relu" ? output : Tensor()});
+    context->saved_data["has_bias"] = bias.has_value();
     return output;
   }
 
@@ -36,7 +37,7 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
     const auto saved = context->get_saved_variables();
     const OptionalTensor output = saved[2].defined() ? OptionalTensor(saved[2]) : std::nullopt;
     const std::array<bool, 3> mask{context->needs_input_grad(0), context->needs_input_grad(1),
-                                   context->needs_input_grad(2)};
+                                   context->saved_data["has_bias"].toBool() && context->needs_input_grad(2)};
     static const auto op = find_operator<decltype(linear_backward_reference)>("fastvision::linear_backward");
     // Twice differentiable are stock's calls.
     const auto [input, weight, bias] = at::GradMode::is_enabled()
