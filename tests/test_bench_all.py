@@ -114,6 +114,7 @@ def test_command_measures_the_few_cases_of_every_family(tmp_path: Path):
     assert measured == [
         ("conv", "infer", ["fastvision", "stock", "channels_last"]),
         ("linear", "infer", ["fastvision", "stock", "int8"]),
+        ("linear", "train", ["fastvision", "stock", "int8"]),
         ("rnn", "infer", ["fastvision", "stock", "int8"]),
         ("rnn", "train", ["fastvision", "stock", "int8"]),
         ("vae", "infer", ["fastvision", "stock"]),
