@@ -238,7 +238,7 @@ def test_gradients_with_two_threads_have_the_same_bits(capability, intraop_threa
 
 @pytest.mark.parametrize("activation", ["none", "relu"])
 def test_gradients_of_gradients(activation):
-    tensors = [tensor.requires_grad_() for tensor in draw(3, 16421, 515)]
+    tensors = [tensor.requires_grad_() for tensor in draw(*TRAINED[2])]
 
     def penalty(operator):
         output = operator(*tensors, activation=activation)

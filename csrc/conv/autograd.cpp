@@ -88,11 +88,10 @@ class ConvPool2dFunction : public torch::autograd::Function<ConvPool2dFunction> 
 Tensor conv2d_pool2d_autograd(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
                               const OptionalTensor& bias) {
   const Tensor b = bias.value_or(Tensor());
-  if (inside_functional_transform() || has_forward_gradient(input) || has_forward_gradient(weight) ||
-      has_forward_gradient(b)) {
+  if (inside_functional_transform() || any_of({&input, &weight, &b}, &has_forward_gradient)) {
     return conv2d_pool2d_reference(o, input, weight, bias);
   }
-  if (!at::GradMode::is_enabled() || !(requires_grad(input) || requires_grad(weight) || requires_grad(b))) {
+  if (!at::GradMode::is_enabled() || !any_of({&input, &weight, &b}, &requires_grad)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_forward(o, input, weight, bias);
   }

@@ -4,6 +4,10 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include <algorithm>
+#include <initializer_list>
+#include <optional>
+
 namespace fastvision {
 
 inline bool requires_grad(const at::Tensor& tensor) {
@@ -13,6 +17,15 @@ inline bool requires_grad(const at::Tensor& tensor) {
 // Forward-mode derivatives exist for the references only.
 inline bool has_forward_gradient(const at::Tensor& tensor) {
   return tensor.defined() && tensor._fw_grad(/*level=*/0).defined();
+}
+
+inline bool any_of(std::initializer_list<const at::Tensor*> tensors, bool (*predicate)(const at::Tensor&)) {
+  return std::any_of(tensors.begin(), tensors.end(), [=](const at::Tensor* tensor) { return predicate(*tensor); });
+}
+
+// A tensor as operators take one that may be absent.
+inline std::optional<at::Tensor> optional(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional(tensor) : std::nullopt;
 }
 
 // Whether it stands for a tensor in a graph that Python makes: a fake or a functional one, or another subclass.

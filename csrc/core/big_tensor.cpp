@@ -21,7 +21,7 @@ void wish_huge_pages(void* data, size_t bytes) {
 
 at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options, at::MemoryFormat format) {
   at::Tensor tensor = at::empty(sizes, options, format);
-  if (tensor.is_cpu() && tensor.numel() > 0) wish_huge_pages(tensor.mutable_data_ptr(), tensor.nbytes());
+  if (tensor.is_cpu()) wish_huge_pages(tensor.mutable_data_ptr(), tensor.nbytes());
   return tensor;
 }
 

@@ -35,7 +35,7 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
   static variable_list backward(torch::autograd::AutogradContext* context, variable_list gradients) {
     if (!gradients[0].defined()) return variable_list(4);
     const auto saved = context->get_saved_variables();
-    const OptionalTensor output = saved[2].defined() ? OptionalTensor(saved[2]) : std::nullopt;
+    const OptionalTensor output = optional(saved[2]);
     const std::array<bool, 3> mask{context->needs_input_grad(0), context->needs_input_grad(1),
                                    context->saved_data["has_bias"].toBool() && context->needs_input_grad(2)};
     static const auto op = find_operator<decltype(linear_backward_reference)>("fastvision::linear_backward");
@@ -47,34 +47,26 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
   }
 };
 
-// Gradients that are recorded, forward derivatives, or neither.
-enum class Differentiation : uint8_t { none, backward, forward };
-
-Differentiation differentiation(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
-  const Tensor b = bias.value_or(Tensor());
-  if (has_forward_gradient(input) || has_forward_gradient(weight) || has_forward_gradient(b)) {
-    return Differentiation::forward;
-  }
-  const bool recorded =
-      at::GradMode::is_enabled() && (requires_grad(input) || requires_grad(weight) || requires_grad(b));
-  return recorded ? Differentiation::backward : Differentiation::none;
-}
-
 Tensor linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, std::string_view activation) {
-  if (inside_functional_transform()) return linear_reference(input, weight, bias, activation);
-  const Differentiation kind = differentiation(input, weight, bias);
-  if (kind == Differentiation::none) return call_forward(input, weight, bias, activation);
-  // What traces a graph sees stock's operators.
-  if (kind == Differentiation::backward && !is_traced(input) && !is_traced(weight) &&
-      linear_trains_by_kernel(input, weight, bias)) {
-    return LinearFunction::apply(input, weight, bias, activation);
+  const Tensor b = bias.value_or(Tensor());
+  if (inside_functional_transform() || any_of({&input, &weight, &b}, &has_forward_gradient)) {
+    return linear_reference(input, weight, bias, activation);
   }
-  return linear_reference(input, weight, bias, activation);
+  if (!at::GradMode::is_enabled() || !any_of({&input, &weight, &b}, &requires_grad)) {
+    return call_forward(input, weight, bias, activation);
+  }
+  // What traces a graph sees stock's operators.
+  if (is_traced(input) || is_traced(weight) || !linear_trains_by_kernel(input, weight, bias)) {
+    return linear_reference(input, weight, bias, activation);
+  }
+  return LinearFunction::apply(input, weight, bias, activation);
 }
 
 Tensor linear_quantized(const Tensor& input, const Tensor& weight, const OptionalTensor& scale,
                         const OptionalTensor& bias, std::string_view activation) {
-  if (inside_functional_transform() || differentiation(input, Tensor(), bias) != Differentiation::none) {
+  const Tensor b = bias.value_or(Tensor());
+  if (inside_functional_transform() || any_of({&input, &b}, &has_forward_gradient) ||
+      (at::GradMode::is_enabled() && any_of({&input, &b}, &requires_grad))) {
     return linear_quantized_reference(input, weight, scale, bias, activation);
   }
   static const auto op = find_operator<decltype(linear_quantized)>("fastvision::linear_quantized");

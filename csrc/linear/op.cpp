@@ -36,10 +36,6 @@ const LinearKernels* suitable_kernels(const Tensor& input, const Tensor& weight,
   return kernels_enabled() ? kernels_of(input.device(), &KernelLibrary::linear) : nullptr;
 }
 
-Tensor or_empty(const Tensor& tensor, const Tensor& like) {
-  return tensor.defined() ? tensor : at::empty({0}, like.options());
-}
-
 Linear problem(const Tensor& rows, const Tensor& weight, Activation activation) {
   Linear p;
   p.weight = weight.scalar_type() == at::kFloat      ? LinearWeight::f32
@@ -103,9 +99,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(const Tensor& grad_output, co
   const LinearKernels* kernels = suitable_kernels(input, weight, std::nullopt);
   if (!kernels || weight.scalar_type() != at::kFloat || grad.scalar_type() != at::kFloat ||
       grad.device() != input.device() || grad.numel() != input.numel() / weight.size(1) * weight.size(0)) {
-    const auto [of_input, of_weight, of_bias] =
-        linear_backward_reference(grad, input, weight, std::nullopt, output_mask);
-    return {or_empty(of_input, input), or_empty(of_weight, input), or_empty(of_bias, input)};
+    return linear_backward_reference(grad, input, weight, std::nullopt, output_mask);
   }
   const Tensor grads = grad.reshape({-1, weight.size(0)}).contiguous(), rows = as_rows(input, weight.size(1));
   const Linear p = problem(rows, weight, Activation::none);

@@ -1,6 +1,7 @@
 // The specification: the same computation in stock PyTorch calls.
 #include "linear/reference.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
@@ -27,7 +28,8 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward_reference(const Tensor& grad_
                                                              std::array<bool, 3> output_mask) {
   const Tensor grad = output ? at::threshold_backward(grad_output, *output, 0) : grad_output;
   const Tensor rows = grad.reshape_symint({-1, weight.sym_size(0)});
-  Tensor grad_input, grad_weight, grad_bias;
+  const Tensor unwanted = at::empty({0}, input.options());
+  Tensor grad_input = unwanted, grad_weight = unwanted, grad_bias = unwanted;
   if (output_mask[0]) grad_input = at::mm(rows, weight).reshape_symint(input.sym_sizes());
   if (output_mask[1]) grad_weight = at::mm(rows.t(), input.reshape_symint({-1, weight.sym_size(1)}));
   if (output_mask[2]) grad_bias = rows.sum(0);

@@ -12,7 +12,7 @@ namespace fastvision {
 at::Tensor linear_reference(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                             std::string_view activation);
 
-// Of input, weight and bias; those not in the mask are undefined. `output` is the result where ReLU made it.
+// Of input, weight and bias; those not in the mask are empty tensors. `output` is the result where ReLU made it.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> linear_backward_reference(const at::Tensor& grad_output,
                                                                          const at::Tensor& input,
                                                                          const at::Tensor& weight,

@@ -6,6 +6,7 @@
 #include <optional>
 #include <tuple>
 
+#include "core/autograd.h"
 #include "rnn/rnn.h"
 
 namespace fastvision {
@@ -43,11 +44,6 @@ struct LayerTensors {
 };
 
 using LayerResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // output, hy, cy
-
-// An undefined tensor is an absent one.
-inline std::optional<at::Tensor> optional(const at::Tensor& tensor) {
-  return tensor.defined() ? std::make_optional(tensor) : std::nullopt;
-}
 
 // The operator rnn_layer.
 LayerResult call_layer(const LayerTensors& layer);

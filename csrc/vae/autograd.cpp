@@ -17,10 +17,6 @@ using OptionalName = std::optional<std::string_view>;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-OptionalTensor optional(const Tensor& tensor) {
-  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-}
-
 // The gradients, of those arguments that need them, as a differentiable function of the results' gradients.
 variable_list differentiable(const variable_list& results, const variable_list& gradients,
                              const variable_list& arguments, const AutogradContext& context) {
@@ -40,10 +36,6 @@ variable_list differentiable(const variable_list& results, const variable_list& 
     if (context.needs_input_grad(i)) found[i] = computed[next++];
   }
   return found;
-}
-
-bool is_differentiated(std::initializer_list<const Tensor*> tensors, bool (*predicate)(const Tensor&)) {
-  return std::any_of(tensors.begin(), tensors.end(), [&](const Tensor* t) { return predicate(*t); });
 }
 
 SampleAndKl call_forward(const Tensor& mu, const Tensor& logvar, const Tensor& state, OptionalName reduction) {
@@ -103,10 +95,10 @@ class ReparameterizeFunction : public torch::autograd::Function<ReparameterizeFu
 
 SampleAndKl reparameterize_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& state,
                                     OptionalName reduction) {
-  if (inside_functional_transform() || is_differentiated({&mu, &logvar}, &has_forward_gradient)) {
+  if (inside_functional_transform() || any_of({&mu, &logvar}, &has_forward_gradient)) {
     return sample_reference(mu, logvar, state, reduction);
   }
-  if (!at::GradMode::is_enabled() || !is_differentiated({&mu, &logvar}, &requires_grad)) {
+  if (!at::GradMode::is_enabled() || !any_of({&mu, &logvar}, &requires_grad)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_forward(mu, logvar, state, reduction);
   }
@@ -164,9 +156,9 @@ class ElboLossFunction : public torch::autograd::Function<ElboLossFunction> {
 Tensor elbo_loss_autograd(const Tensor& recon, const Tensor& target, const Tensor& mu, const Tensor& logvar,
                           std::string_view reconstruction, double beta, double free_bits, std::string_view reduction) {
   const std::initializer_list<const Tensor*> tensors{&recon, &target, &mu, &logvar};
-  const bool differentiated = at::GradMode::is_enabled() && is_differentiated(tensors, &requires_grad);
+  const bool differentiated = at::GradMode::is_enabled() && any_of(tensors, &requires_grad);
   // A target is data: its gradient is the reference's.
-  if (inside_functional_transform() || is_differentiated(tensors, &has_forward_gradient) ||
+  if (inside_functional_transform() || any_of(tensors, &has_forward_gradient) ||
       (differentiated && (requires_grad(target) || !vae_has_kernel(mu.device(), mu.scalar_type())))) {
     return elbo_loss_reference(recon, target, mu, logvar, {reconstruction, beta, free_bits, reduction});
   }

@@ -8,7 +8,10 @@ from fastvision.bench.limits import Read
 
 
 class CaseTask:
-    """A case made concrete: a base of dataclasses with a case, its mode and an input, or else their own `inputs`."""
+    """A case made concrete: a base of dataclasses with a case, its mode and an input, or else their own `inputs`.
+
+    Where there is a `module`, `gradients` are those of its training step.
+    """
 
     @property
     def name(self) -> str:
@@ -39,6 +42,11 @@ class CaseTask:
     def reads(self) -> tuple[Read, ...]:
         """What one call has to read and write; empty where its time is not the limit, or not known."""
         return ()
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """Names of those that a training step computes: of the input and of the module's parameters."""
+        return ("grad_input", *(f"grad_{name}" for name, _ in self.module.named_parameters()))
 
     def as_results(self, returned: object) -> tuple[Tensor, ...]:
         """What a peer's call returned, in the shapes of the reference."""

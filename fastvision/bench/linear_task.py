@@ -52,7 +52,7 @@ class LinearTask(CaseTask):
         """Names of what one call computes."""
         if self.mode == "infer":
             return ("output",)
-        return ("output", "grad_input", *(f"grad_{name}" for name, _ in self.module.named_parameters()))
+        return ("output", *self.gradients)
 
     def stock_module(self) -> nn.Module:
         """Stock's module with this task's parameters."""

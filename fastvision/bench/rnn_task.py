@@ -78,7 +78,7 @@ class RnnTask(CaseTask):
             states = ("final_hidden", *states)
         if self.mode == "infer":
             return ("output", *states)
-        return ("output", "grad_input", *(f"grad_{name}" for name, _ in self.module.named_parameters()))
+        return ("output", *self.gradients)
 
     def stock_module(self) -> nn.Module:
         """Stock's module with this task's parameters."""

@@ -23,6 +23,15 @@ struct Matmul {
   void* const* result;  // `rows` rows of `columns` elements
 };
 
+// Where the rows of a matrix begin, `stride` elements apart, from row `first` on and round.
+inline void** matrix_rows(const void* matrix, DType dtype, int64_t rows, int64_t stride, int64_t first,
+                          Context& context) {
+  auto** pointers = static_cast<void**>(context.allocate(sizeof(void*) * rows));
+  char* const begin = static_cast<char*>(const_cast<void*>(matrix));
+  for (int64_t i = 0; i < rows; ++i) pointers[i] = begin + (first + i) % rows * stride * size_of(dtype);
+  return pointers;
+}
+
 void matmul(const Matmul& problem, Context& context);
 
 }  // namespace fastvision

@@ -22,7 +22,7 @@ class Backward {
     rows_.previous_hidden = previous_hidden_;
     rows_.gates = allocate<float>(p_.directions * p_.rows * rows_.stride);
     for (int64_t d = 0; d < p_.directions; ++d) {
-      rows_.weights[d] = matrix_rows(a_.weights[d].hidden, gate_rows_, h_, 0);
+      rows_.weights[d] = rows_of(a_.weights[d].hidden, gate_rows_, h_, 0);
     }
     backward_steps(p_, a_, rows_, context_);
     if (multiplies_by_stock(p_)) {
@@ -47,11 +47,8 @@ class Backward {
     return static_cast<char*>(const_cast<void*>(array)) + i * size_of(p_.dtype);
   }
 
-  // The rows of a matrix, from row `first` on and round.
-  void** matrix_rows(const void* matrix, int64_t rows, int64_t columns, int64_t first) {
-    void** pointers = allocate<void*>(rows);
-    for (int64_t i = 0; i < rows; ++i) pointers[i] = element(matrix, (first + i) % rows * columns);
-    return pointers;
+  void** rows_of(const void* matrix, int64_t rows, int64_t columns, int64_t first) {
+    return matrix_rows(matrix, p_.dtype, rows, columns, first, context_);
   }
 
   // The gates toward the input begin with a GRU's last one.
@@ -92,9 +89,9 @@ class Backward {
                    p_.input_size,
                    {},
                    static_cast<int>(p_.directions),
-                   matrix_rows(a_.grad_input, p_.rows, p_.input_size, 0)};
+                   rows_of(a_.grad_input, p_.rows, p_.input_size, 0)};
     for (int64_t d = 0; d < p_.directions; ++d) {
-      void** weights = matrix_rows(a_.weights[d].input, gate_rows_, p_.input_size, first_input_gate());
+      void** weights = rows_of(a_.weights[d].input, gate_rows_, p_.input_size, first_input_gate());
       product.terms[d] = {rows_.of_direction(p_, d), rows_.stride, 1, weights, gate_rows_};
     }
     matmul(product, context_);
@@ -104,13 +101,13 @@ class Backward {
     const RnnWeightGradients& grad = a_.grad_weights[d];
     const float* gates = rows_.of_direction(p_, d);
     if (grad.input) {
-      void** result = matrix_rows(grad.input, gate_rows_, p_.input_size, first_input_gate());
+      void** result = rows_of(grad.input, gate_rows_, p_.input_size, first_input_gate());
       matmul({p_.dtype, gate_rows_, p_.input_size, {{gates, 1, rows_.stride, input_rows(), p_.rows}}, 1, result},
              context_);
     }
     if (grad.hidden) {
       const MatmulTerm term{gates + hidden_gates_offset(p_), 1, rows_.stride, previous_hidden_ + d * p_.rows, p_.rows};
-      matmul({p_.dtype, gate_rows_, h_, {term}, 1, matrix_rows(grad.hidden, gate_rows_, h_, 0)}, context_);
+      matmul({p_.dtype, gate_rows_, h_, {term}, 1, rows_of(grad.hidden, gate_rows_, h_, 0)}, context_);
     }
   }
 
