@@ -68,17 +68,18 @@ inline FASTVISION_INLINE void multiply_group(const Product& p, int64_t first_row
   const auto total = [&]() FASTVISION_INLINE { return p.sums + first_row * Vectors * kLanes; };
   float group[Rows * Vectors * kLanes];
   const int64_t group_size = p.max_chain * p.max_chains;
-  for (int64_t begin = 0; begin < p.channels; begin += p.max_chain) {
-    const int64_t end = std::min(begin + p.max_chain, p.channels), in_group = begin % group_size;
+  for (int64_t begin = 0, group_begin = 0; begin < p.channels; begin += p.max_chain) {
+    const int64_t end = std::min(begin + p.max_chain, p.channels);
     Sums<Rows, Vectors> sum;
     multiply_chain<Rows, Vectors>(p, first_row, begin, end, sum);
-    if (in_group > 0) add_stored<Rows, Vectors>(group, sum);
+    if (begin > group_begin) add_stored<Rows, Vectors>(group, sum);
     const bool is_last = end == p.channels;
-    if (!is_last && in_group + p.max_chain < group_size) {
+    if (!is_last && end < group_begin + group_size) {
       store<Rows, Vectors>(sum, group);
       continue;
     }
-    if (begin >= group_size) add_stored<Rows, Vectors>(total(), sum);
+    if (group_begin > 0) add_stored<Rows, Vectors>(total(), sum);
+    group_begin = end;
     if (is_last) {
       unroll<Rows * Vectors>([&](auto i) FASTVISION_INLINE {
         finish(first_row + i / Vectors, i % Vectors, sum[i / Vectors][i % Vectors]);
@@ -93,9 +94,11 @@ inline FASTVISION_INLINE void multiply_group(const Product& p, int64_t first_row
 template <int Rows, int Vectors, class Finish>
 __attribute__((noinline)) void multiply(const Product& product, int64_t first_row, int64_t groups,
                                         const Finish& finish) {
+  // Copies: what finish() stores could otherwise be these.
   const Product p = product;
+  const Finish finish_here = finish;
   for (int64_t i = 0; i < groups; ++i, first_row += Rows) {
-    multiply_group<Rows, Vectors>(p, first_row, finish);
+    multiply_group<Rows, Vectors>(p, first_row, finish_here);
   }
 }
 
