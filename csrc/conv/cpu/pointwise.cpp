@@ -3,6 +3,7 @@
 #include "core/activation.h"
 #include "core/gemm.h"
 #include "core/integers.h"
+#include "core/load.h"
 #include "core/scratch.h"
 #include "core/simd.h"
 
@@ -71,18 +72,28 @@ class UnitWorker {
   void pack(const T* image, int64_t first, int64_t count) {
     const bool dense = p_.stride_h == 1 && p_.stride_w == 1;
     constexpr int64_t kAhead = 4;
-    for (int64_t c = 0; c < p_.in_channels; ++c) {
+    const int64_t panel_size = kPanel * p_.in_channels;
+    float* target = inputs_.data();
+    for (int64_t c = 0; c < p_.in_channels; ++c, target += kPanel) {
       const T* plane = image + c * p_.input_strides.c;
       if (dense && c + kAhead < p_.in_channels) prefetch(plane + kAhead * p_.input_strides.c + first, count);
-      for (int64_t pixel = 0; pixel < count; pixel += kPanel) {
-        float* target = inputs_.data() + pixel * p_.in_channels + c * kPanel;
+      float* to = target;
+      int64_t pixel = 0;
+      for (; dense && pixel + kPanel <= count; pixel += kPanel, to += panel_size) {
+        unroll<kVectors>([&](auto v) FASTVISION_INLINE {
+          load_as_float(plane + first + pixel + v * kLanes, kLanes).store(to + v * kLanes);
+        });
+      }
+      for (; pixel < count; pixel += kPanel, to += panel_size) {
         const int64_t n = std::min(kPanel, count - pixel);
         if (dense) {
-          convert_row(plane + first + pixel, target, n);
+          unroll<kVectors>([&](auto v) FASTVISION_INLINE {
+            load_as_float(plane + first + pixel + v * kLanes, std::max<int64_t>(n - v * kLanes, 0)).store(to + v * kLanes);
+          });
         } else {
-          pack_strided(plane, first + pixel, n, target);
+          pack_strided(plane, first + pixel, n, to);
+          std::fill(to + n, to + kPanel, 0.f);
         }
-        std::fill(target + n, target + kPanel, 0.f);
       }
     }
   }
