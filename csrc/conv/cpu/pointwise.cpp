@@ -26,28 +26,33 @@ constexpr int64_t kFewOutputs = 32;
 constexpr int64_t kUnitPanels = 128 / kPanel;
 constexpr int64_t kUnit = kUnitPanels * kPanel;
 
+// Output pixels [first, first + count) of an image's planes, count <= kUnit.
+struct Unit {
+  int64_t image, first, count;
+};
+
 template <class T>
 class UnitWorker {
  public:
   UnitWorker(const ConvPool2d& p, const ConvPool2dForward& tensors, const float* weights)
       : p_(p), tensors_(tensors), weights_(weights), inputs_(p.in_channels * kUnit), sums_(kChannels * kPanel) {}
 
-  // Output pixels [first, first + count) of a plane, count <= kUnit.
-  void run(int64_t image, int64_t first, int64_t count) {
-    const T* input = static_cast<const T*>(tensors_.input) + image * p_.input_strides.n;
-    const bool in_place = reads_in_place() && count == kUnit;
-    if (!in_place) pack(input, first, count);
-    T* output = static_cast<T*>(tensors_.output) + image * p_.output_strides.n + first;
-    for (int64_t o = 0; o < p_.out_channels; o += kChannels) {
-      const int64_t channels = std::min(kChannels, p_.out_channels - o);
+  // The outputs of a unit in channels [begin, end). Meanwhile inputs of `next`, the unit that follows, are fetched.
+  void run(const Unit& unit, int64_t begin, int64_t end, const Unit* next) {
+    const bool in_place = reads_in_place() && unit.count == kUnit;
+    if (!in_place) pack(unit);
+    T* output = static_cast<T*>(tensors_.output) + unit.image * p_.output_strides.n + unit.first;
+    for (int64_t o = begin; o < end; o += kChannels) {
+      const int64_t channels = std::min(kChannels, end - o);
       T* planes = output + o * p_.output_strides.c;
-      for (int64_t i = 0; i < channels; ++i) prefetch(planes + i * p_.output_strides.c, count);
-      for (int64_t pixel = 0; pixel < count; pixel += kPanel) {
+      for (int64_t i = 0; i < channels; ++i) prefetch<kToWrite>(planes + i * p_.output_strides.c, unit.count);
+      if (next) prefetch_inputs(*next, o - begin, channels, end - begin);
+      for (int64_t pixel = 0; pixel < unit.count; pixel += kPanel) {
         Panel panel{inputs_.data() + pixel * p_.in_channels, kPanel};
         if constexpr (std::is_same_v<T, float>) {
-          if (in_place) panel = {input + first + pixel, p_.input_strides.c};
+          if (in_place) panel = {input_of(unit) + pixel, p_.input_strides.c};
         }
-        multiply(panel, o, channels, planes + pixel, std::min(kPanel, count - pixel));
+        multiply(panel, o, channels, planes + pixel, std::min(kPanel, unit.count - pixel));
       }
     }
   }
@@ -63,46 +68,67 @@ class UnitWorker {
     return std::is_same_v<T, float> && p_.stride_h == 1 && p_.stride_w == 1 && p_.out_channels <= kFewOutputs;
   }
 
+  bool is_dense() const { return p_.stride_h == 1 && p_.stride_w == 1; }
+
+  // Of a unit's first pixel, where the input is dense.
+  const T* input_of(const Unit& unit) const {
+    return static_cast<const T*>(tensors_.input) + unit.image * p_.input_strides.n + unit.first;
+  }
+
+  static constexpr int kToRead = 0, kToWrite = 1;
+  template <int ReadOrWrite>
   static void prefetch(const T* row, int64_t count) {
     constexpr int64_t kCacheLine = 64 / sizeof(T);
-    for (int64_t i = 0; i < count; i += kCacheLine) __builtin_prefetch(row + i, 1);
+    for (int64_t i = 0; i < count; i += kCacheLine) __builtin_prefetch(row + i, ReadOrWrite);
+  }
+
+  // Part [begin, begin + count) of `whole` of a unit's planes, by software: the processor fetches ahead within a page.
+  void prefetch_inputs(const Unit& unit, int64_t begin, int64_t count, int64_t whole) const {
+    if (!is_dense()) return;
+    for (int64_t c = p_.in_channels * begin / whole; c < p_.in_channels * (begin + count) / whole; ++c) {
+      prefetch<kToRead>(input_of(unit) + c * p_.input_strides.c, unit.count);
+    }
   }
 
   // [panel][channel][pixel]; pixels that do not exist are zero.
-  void pack(const T* image, int64_t first, int64_t count) {
-    const bool dense = p_.stride_h == 1 && p_.stride_w == 1;
+  void pack(const Unit& unit) {
     constexpr int64_t kAhead = 4;
-    const int64_t panel_size = kPanel * p_.in_channels;
-    float* target = inputs_.data();
-    for (int64_t c = 0; c < p_.in_channels; ++c, target += kPanel) {
-      const T* plane = image + c * p_.input_strides.c;
-      if (dense && c + kAhead < p_.in_channels) prefetch(plane + kAhead * p_.input_strides.c + first, count);
-      float* to = target;
-      int64_t pixel = 0;
-      for (; dense && pixel + kPanel <= count; pixel += kPanel, to += panel_size) {
-        unroll<kVectors>([&](auto v) FASTVISION_INLINE {
-          load_as_float(plane + first + pixel + v * kLanes, kLanes).store(to + v * kLanes);
-        });
-      }
-      for (; pixel < count; pixel += kPanel, to += panel_size) {
-        const int64_t n = std::min(kPanel, count - pixel);
-        if (dense) {
-          unroll<kVectors>([&](auto v) FASTVISION_INLINE {
-            load_as_float(plane + first + pixel + v * kLanes, std::max<int64_t>(n - v * kLanes, 0)).store(to + v * kLanes);
-          });
-        } else {
-          pack_strided(plane, first + pixel, n, to);
-          std::fill(to + n, to + kPanel, 0.f);
-        }
+    for (int64_t c = 0; c < p_.in_channels; ++c) {
+      float* target = inputs_.data() + c * kPanel;
+      if (is_dense()) {
+        const T* source = input_of(unit) + c * p_.input_strides.c;
+        if (c + kAhead < p_.in_channels) prefetch<kToRead>(source + kAhead * p_.input_strides.c, unit.count);
+        pack_dense(source, unit.count, target);
+      } else {
+        const T* image = static_cast<const T*>(tensors_.input) + unit.image * p_.input_strides.n;
+        pack_strided(image + c * p_.input_strides.c, unit.first, unit.count, target);
       }
     }
   }
 
+  // `count` pixels of one channel.
+  void pack_dense(const T* source, int64_t count, float* target) const {
+    const int64_t panel_size = kPanel * p_.in_channels;
+    for (; count >= kPanel; count -= kPanel, source += kPanel, target += panel_size) {
+      unroll<kVectors>(
+          [&](auto v) FASTVISION_INLINE { load_as_float(source + v * kLanes, kLanes).store(target + v * kLanes); });
+    }
+    if (count == 0) return;
+    unroll<kVectors>([&](auto v) FASTVISION_INLINE {
+      load_as_float(source + v * kLanes, std::max<int64_t>(count - v * kLanes, 0)).store(target + v * kLanes);
+    });
+  }
+
   void pack_strided(const T* plane, int64_t first, int64_t count, float* target) const {
-    for (int64_t i = 0, run; i < count; i += run) {
-      const int64_t y = (first + i) / p_.out_w, x = (first + i) % p_.out_w;
-      run = std::min(count - i, p_.out_w - x);
-      pack_strided_row(plane + y * p_.stride_h * p_.input_strides.h, x * p_.stride_w, run, target + i);
+    const int64_t panel_size = kPanel * p_.in_channels;
+    for (int64_t pixel = 0; pixel < count; pixel += kPanel, target += panel_size) {
+      const int64_t n = std::min(kPanel, count - pixel);
+      for (int64_t i = 0, run; i < n; i += run) {
+        const int64_t y = (first + pixel + i) / p_.out_w, x = (first + pixel + i) % p_.out_w;
+        run = std::min(n - i, p_.out_w - x);
+        pack_strided_row(plane + y * p_.stride_h * p_.input_strides.h, x * p_.stride_w, run, target + i);
+      }
+      std::fill(target + n, target + kPanel, 0.f);
     }
   }
 
@@ -143,9 +169,9 @@ class UnitWorker {
       }
     }
     float* sums = sums_.data();
-    multiply_rows<kVectors>(product, channels, [=](int64_t row, int v, const Vec& sum) FASTVISION_INLINE {
-      finished(row, sum).store(sums + row * kPanel + v * kLanes);
-    });
+    const auto store = [=](int64_t row, int v, const Vec& sum)
+                           FASTVISION_INLINE { finished(row, sum).store(sums + row * kPanel + v * kLanes); };
+    count > kLanes ? multiply_rows<kVectors>(product, channels, store) : multiply_rows<1>(product, channels, store);
     for (int64_t i = 0; i < channels; ++i) convert_row(sums + i * kPanel, planes + i * plane, count);
   }
 
@@ -164,6 +190,12 @@ const float* weights_as_floats(const ConvPool2d& p, const T* weight, Context& co
   return floats;
 }
 
+// Parts that output channels are cut into where there are few units, for threads to share.
+int64_t channel_sets(const ConvPool2d& p, int64_t units) {
+  constexpr int64_t kUnits = 4, kMinChannels = 64;  // every part packs the inputs again
+  return std::clamp<int64_t>(p.out_channels / kMinChannels, 1, ceil_div(kUnits, units));
+}
+
 }  // namespace
 
 bool pointwise_applies(const ConvPool2d& p) {
@@ -174,15 +206,21 @@ bool pointwise_applies(const ConvPool2d& p) {
 }
 
 void pointwise_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
-  const int64_t pixels = p.conv_h * p.conv_w;
-  const int64_t units = ceil_div(pixels, kUnit);
+  const int64_t pixels = p.conv_h * p.conv_w, units = ceil_div(pixels, kUnit);
+  const int64_t sets = channel_sets(p, p.batch * units);
+  const auto unit_at = [=](int64_t i) {
+    const int64_t first = i % units * kUnit;
+    return Unit{i / units, first, std::min(kUnit, pixels - first)};
+  };
   visit_dtype(p.dtype, [&]<class T>() {
     const float* weights = weights_as_floats(p, static_cast<const T*>(tensors.weight), context);
-    context.parallel_for(p.batch * units, [&](int64_t begin, int64_t end) {
+    context.parallel_for(p.batch * units * sets, [&](int64_t begin, int64_t end) {
       UnitWorker<T> worker(p, tensors, weights);
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t first = i % units * kUnit;
-        worker.run(i / units, first, std::min(kUnit, pixels - first));
+        const int64_t set = i % sets;
+        const Unit unit = unit_at(i / sets), next = unit_at((i + 1) / sets);
+        worker.run(unit, p.out_channels * set / sets, p.out_channels * (set + 1) / sets,
+                   set == sets - 1 && i + 1 < end ? &next : nullptr);
       }
     });
   });
