@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "core/libraries.h"
+#include "core/memory.h"
 #include "machine/machine.h"
 #include "prepared_call.h"
 #include "unchanged.h"
@@ -40,6 +41,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_kernels_enabled", &set_kernels_enabled);
   m.def("winograd_allowed", &winograd_allowed);
   m.def("set_winograd_allowed", &set_winograd_allowed);
+  m.def("cached_bytes", &cached_bytes);
+  m.def("max_cached_bytes", &max_cached_bytes);
+  m.def("set_max_cached_bytes", &set_max_cached_bytes);
+  m.def("empty_cache", &empty_cache);
   const py::call_guard<py::gil_scoped_release> without_gil;
   m.def("measure_fma_peak", [](double seconds) { return machine_kernels_in_use().fma_peak(seconds); }, without_gil);
   m.def(

@@ -34,6 +34,30 @@ class _CPU:
     def allow_winograd(self, value: bool) -> None:
         _C.set_winograd_allowed(value)
 
+    @property
+    def max_cached_bytes(self) -> int:
+        """How much memory of freed results and workspace is kept for the next call, in bytes; 0 keeps none.
+
+        At start a sixteenth of the machine's memory, 1 GiB at most. Blocks under 128 KiB are the C library's.
+        """
+        return _C.max_cached_bytes()
+
+    @max_cached_bytes.setter
+    def max_cached_bytes(self, value: int) -> None:
+        if value < 0:
+            raise ValueError(f"max_cached_bytes: expected 0 or more, got {value}")
+        _C.set_max_cached_bytes(value)
+
+    @property
+    def cached_bytes(self) -> int:
+        """How much is kept now. What a thousand allocations of such blocks had no use for is given back."""
+        return _C.cached_bytes()
+
+    @staticmethod
+    def empty_cache() -> None:
+        """Gives all that is kept back to the C library, as torch.cuda.empty_cache does on a GPU."""
+        _C.empty_cache()
+
     @staticmethod
     def available_capabilities() -> list[str]:
         """What `capability` may be set to on this processor, the widest first."""

@@ -7,7 +7,7 @@
 #include "augment/kernels.h"
 #include "augment/options.h"
 #include "augment/reference.h"
-#include "core/big_tensor.h"
+#include "core/memory.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"
 

@@ -10,7 +10,7 @@
 
 #include "conv/kernels.h"
 #include "conv/reference.h"
-#include "core/big_tensor.h"
+#include "core/memory.h"
 #include "core/direct.h"
 #include "core/symbolic.h"
 #include "core/torch_context.h"
@@ -170,7 +170,7 @@ std::tuple<Tensor, Tensor> conv2d_pool2d_with_selection(const ConvPool2dOptions&
   check_training(o, input, weight, bias);
   const auto format = output_memory_format(input, weight);
   const ConvPool2d p = describe(o, input, weight, format);
-  Tensor selection = at::empty(selection_sizes(p), input.options().dtype(at::kByte), at::MemoryFormat::Contiguous);
+  Tensor selection = empty_result(selection_sizes(p), input.options().dtype(at::kByte), at::MemoryFormat::Contiguous);
   Tensor output = run_forward(p, format, input, weight, bias, selection);
   return {output, selection};
 }

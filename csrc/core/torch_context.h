@@ -7,13 +7,12 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
-#include <c10/core/CPUAllocator.h>
 #include <c10/core/DispatchKeySet.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/SmallVector.h>
 
-#include "core/big_tensor.h"
+#include "core/memory.h"
 #include "core/context.h"
 
 namespace fastvision {
@@ -30,8 +29,7 @@ class TorchContext final : public Context {
       return start;
     }
     if (device_.is_cpu()) {
-      blocks_.push_back(c10::GetCPUAllocator()->allocate(aligned));
-      wish_huge_pages(blocks_.back().get(), aligned);
+      blocks_.push_back(allocate_block(aligned));
       return blocks_.back().get();
     }
     tensors_.push_back(at::empty({static_cast<int64_t>(aligned)}, at::device(device_).dtype(at::kByte)));

@@ -3,7 +3,7 @@
 #include <ATen/ops/threshold_backward.h>
 #include <torch/library.h>
 
-#include "core/big_tensor.h"
+#include "core/memory.h"
 #include "core/direct.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"

@@ -6,7 +6,7 @@
 #include <c10/util/irange.h>
 #include <torch/library.h>
 
-#include "core/big_tensor.h"
+#include "core/memory.h"
 #include "core/direct.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"

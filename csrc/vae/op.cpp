@@ -7,7 +7,7 @@
 #include <limits>
 #include <mutex>
 
-#include "core/big_tensor.h"
+#include "core/memory.h"
 #include "core/operator_handle.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastvision import _resident
+from fastvision.backends import cpu
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,8 @@ class Memory:
 
     Attributes:
         page_faults: minor ones (4 KB each, unless pages are huge), of all threads.
-        peak_bytes: what the call adds at its peak to what is resident, when the C library's allocator holds no freed
-            pages; None where the operating system does not tell. What a peer keeps for itself between calls is not in
+        peak_bytes: what the call adds at its peak to what is resident, when neither fastvision nor the C library's
+            allocator holds freed pages; None where the operating system does not tell. What a peer keeps for itself between calls is not in
             it.
     """
 
@@ -39,7 +40,8 @@ def _minor_faults() -> int:
 
 
 def _return_free_pages() -> None:
-    """Glibc only: other C libraries keep what they keep."""
+    """Fastvision's and glibc's: other C libraries keep what they keep."""
+    cpu.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from fastvision import _resident
+from fastvision import _resident, backends
 from fastvision.data import ImageDataset
 from fastvision.training.build import ModelName, build_model
 from fastvision.training.loop import Trainer
@@ -81,7 +81,8 @@ def peak_training_memory(run: TrainingRun) -> int | None:
     """
     program = f"from {__name__} import report_training_memory; report_training_memory()"
     command = [sys.executable, "-c", program, json.dumps(asdict(run))]
-    # glibc keeps freed blocks for reuse up to this size in bytes; a low limit makes resident memory follow live memory.
+    # glibc keeps freed blocks for reuse up to this size in bytes; a low limit makes resident memory follow live memory,
+    # as does _measure's.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if child.returncode != 0:
@@ -96,6 +97,7 @@ def report_training_memory() -> None:
 
 
 def _measure(run: TrainingRun) -> int | None:
+    backends.cpu.max_cached_bytes = 0
     torch.set_num_threads(run.threads)
     dataset = _random_images(run)
     model = build_model(dataset, run.model, converted=run.converted).to(run.device)

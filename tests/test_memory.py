@@ -1,0 +1,175 @@
+"""The memory that freed results leave for the next ones."""
+
+import multiprocessing
+import os
+import resource
+import threading
+
+import pytest
+import torch
+
+from fastvision import backends
+from fastvision.ops import conv2d_pool2d, reparameterize
+
+cpu = backends.cpu
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def empty_cache():
+    limit = cpu.max_cached_bytes
+    cpu.empty_cache()
+    yield
+    cpu.max_cached_bytes = limit
+    cpu.empty_cache()
+
+
+def result(mebibytes: float) -> torch.Tensor:
+    """A result of this size, whose operator takes no other memory of the kind."""
+    mu = torch.zeros(int(mebibytes * MIB) // 4)
+    return reparameterize(mu, mu)
+
+
+def test_a_freed_result_is_kept_for_the_next():
+    first = result(1)
+    address = first.data_ptr()
+    assert cpu.cached_bytes == 0
+    del first
+    assert cpu.cached_bytes == MIB
+    smaller = result(0.85)  # a block may be a quarter larger than what is asked for
+    assert smaller.data_ptr() == address
+    assert cpu.cached_bytes == 0
+    other = result(1)
+    assert other.data_ptr() != address
+
+
+@pytest.mark.parametrize("mebibytes", [0.75, 1.125])
+def test_a_block_serves_its_own_size(mebibytes):
+    result(1)
+    result(mebibytes)
+    assert cpu.cached_bytes == (1 + mebibytes) * MIB
+
+
+def test_small_results_are_the_c_librarys():
+    result(0.1)
+    assert cpu.cached_bytes == 0
+
+
+@pytest.mark.parametrize("mebibytes", [1, 9])
+def test_results_are_aligned(mebibytes):
+    assert result(mebibytes).data_ptr() % 64 == 0
+
+
+def test_empty_cache():
+    result(1)
+    cpu.empty_cache()
+    assert cpu.cached_bytes == 0
+
+
+def test_the_limit_holds_and_the_oldest_goes_first():
+    cpu.max_cached_bytes = 5 * MIB
+    blocks = [result(size) for size in (1, 2, 3)]
+    while blocks:
+        del blocks[0]
+    assert cpu.cached_bytes == 5 * MIB
+    cpu.max_cached_bytes = 4 * MIB
+    assert cpu.cached_bytes == 3 * MIB
+    cpu.max_cached_bytes = 0
+    result(1)
+    assert cpu.cached_bytes == 0
+
+
+def test_a_negative_limit_is_refused():
+    with pytest.raises(ValueError, match="max_cached_bytes: expected 0 or more, got -1"):
+        cpu.max_cached_bytes = -1
+
+
+def test_what_nobody_asks_for_is_given_back():
+    result(4)
+    images, weight = torch.randn(1, 8, 32, 64), torch.randn(16, 8, 3, 3)
+    for _ in range(1100):
+        conv2d_pool2d(images, weight, padding=1, pool="none")
+    assert cpu.cached_bytes == MIB // 8
+
+
+def test_a_result_can_grow_and_outlive_the_cache():
+    images, weight = torch.randn(1, 16, 64, 64), torch.randn(32, 16, 3, 3)
+    expected = conv2d_pool2d(images, weight, padding=1, activation="none", pool="none")
+    grown = conv2d_pool2d(images, weight, padding=1, activation="none", pool="none")
+    cpu.empty_cache()
+    assert torch.equal(grown, expected)
+    grown.resize_(2, 32, 64, 64)
+    assert torch.equal(grown[0], expected[0])
+
+
+def test_a_result_shared_with_another_process():
+    assert torch.equal(result(1).fill_(2).share_memory_(), torch.full((MIB // 4,), 2.0))
+
+
+def test_the_second_call_of_a_network_finds_its_pages():
+    images, weight = torch.randn(1, 16, 256, 256), torch.randn(32, 16, 3, 3)
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        hidden = conv2d_pool2d(images, weight, padding=1, activation="none", pool="none")
+        conv2d_pool2d(hidden[:, :16], weight, padding=1, activation="none", pool="none")
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    pages = 2 * 32 * 256 * 256 * 4 // 4096
+    cpu.max_cached_bytes = 0
+    without = min(faults() for _ in range(3))
+    cpu.max_cached_bytes = 64 * MIB
+    kept = min(faults() for _ in range(3))
+    assert kept < pages / 512  # where pages are huge, one stands for 512
+    assert without > kept
+
+
+def test_threads_share_the_cache():
+    wrong = []
+
+    def work(value):
+        for _ in range(200):
+            block = result(0.5).fill_(value)
+            if not torch.equal(block, torch.full_like(block, value)):
+                wrong.append(value)
+
+    threads = [threading.Thread(target=work, args=(float(i),)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert 0 < cpu.cached_bytes <= 4 * MIB  # each thread's next one is made before its last is freed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the operating system has no fork()")
+def test_a_child_of_fork_allocates_while_others_did():
+    stop = threading.Event()
+
+    def keep_busy():
+        while not stop.is_set():
+            result(0.5)
+
+    def allocate():
+        torch.set_num_threads(1)  # OpenMP's other threads are not in a child
+        result(0.5)
+
+    busy = threading.Thread(target=keep_busy)
+    busy.start()
+    try:
+        for _ in range(20):
+            child = multiprocessing.get_context("fork").Process(target=allocate, daemon=True)
+            child.start()
+            child.join(timeout=20)
+            finished = child.exitcode
+            child.kill()
+            assert finished == 0
+    finally:
+        stop.set()
+        busy.join()
+
+
+def test_the_profiler_sees_the_memory():
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        kept = result(2)
+    assert any(event.self_cpu_memory_usage >= kept.nbytes for event in profile.events())
