@@ -113,7 +113,7 @@ def test_a_result_shared_with_another_process():
 def test_the_second_call_finds_its_pages():
     program = """
         import resource, torch, fastvision
-        images, weight = torch.randn(1, 16, 256, 256), torch.randn(32, 16, 3, 3)
+        images, weight = torch.randn(1, 16, 128, 128), torch.randn(32, 16, 3, 3)
         def faults():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             fastvision.ops.conv2d_pool2d(images, weight, padding=1, activation="none", pool="none")
@@ -128,9 +128,8 @@ def test_the_second_call_finds_its_pages():
         [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True, check=True
     ).stdout
     kept, without = map(int, output.split())
-    pages = 32 * 256 * 256 * 4 // 4096
-    assert kept < pages / 512  # where pages are huge, one stands for 512
-    assert without > kept
+    pages = 32 * 128 * 128 * 4 // 4096
+    assert without - kept > 0.9 * pages
 
 
 def test_threads_share_the_cache():
