@@ -100,6 +100,9 @@ TORCH_LIBRARY(fastvision, m) {
   // The same in stock PyTorch calls.
   def("affine_resample_reference(" + resampling + ") -> Tensor");
 
+  // Arguments as torch.cat.
+  def("cat(Tensor[] tensors, int dim=0) -> Tensor");
+
   // A fully connected layer, arguments as torch.nn.functional.linear, and its activation: none or relu.
   const std::string linear = "Tensor? bias=None, *, str activation='none') -> Tensor";
   def("linear(Tensor input, Tensor weight, " + linear);

@@ -15,9 +15,9 @@ class Memory:
 
     Attributes:
         page_faults: minor ones (4 KB each, unless pages are huge), of all threads.
-        peak_bytes: what the call adds at its peak to what is resident, when neither fastvision nor the C library's
-            allocator holds freed pages; None where the operating system does not tell. What a peer keeps for itself between calls is not in
-            it.
+        peak_bytes: what the call adds at its peak to what is resident, when neither fastvision's nor the C library's
+            allocator holds freed pages; None where the operating system does not tell. What a peer keeps for itself
+            between calls is not in it.
     """
 
     page_faults: int
