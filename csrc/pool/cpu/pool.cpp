@@ -1,5 +1,7 @@
 #include "pool/cpu/pool.h"
 
+#include <algorithm>
+
 #include "core/integers.h"
 #include "pool/cpu/maxima.h"
 
