@@ -4,6 +4,7 @@
 #include "core/kernel_library.h"
 #include "linear/cpu/linear.h"
 #include "machine/machine.h"
+#include "pool/cpu/pool.h"
 #include "rnn/cpu/rnn.h"
 #include "vae/cpu/vae.h"
 
@@ -29,6 +30,7 @@ extern "C" const fastvision::KernelLibrary* fastvision_kernel_library() {
                                                  fastvision::rnn_cpu_kernels(),
                                                  fastvision::vae_cpu_kernels(),
                                                  fastvision::augment_cpu_kernels(),
-                                                 fastvision::linear_cpu_kernels()};
+                                                 fastvision::linear_cpu_kernels(),
+                                                 fastvision::pool_cpu_kernels()};
   return &library;
 }

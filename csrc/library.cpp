@@ -114,6 +114,15 @@ TORCH_LIBRARY(fastvision, m) {
   // Both in stock PyTorch calls.
   def("linear_reference(Tensor input, Tensor weight, " + linear);
   def("linear_quantized_reference(Tensor input, Tensor weight, Tensor? scale, " + linear);
+
+  // Max-pooling, arguments as torch.max_pool2d, and the same with the places of the maxima in their planes.
+  const std::string pooling =
+      "(Tensor input, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False)";
+  def("max_pool2d" + pooling + " -> Tensor");
+  def("max_pool2d_with_indices" + pooling + " -> (Tensor, Tensor)");
+  // Both in stock PyTorch calls.
+  def("max_pool2d_reference" + pooling + " -> Tensor");
+  def("max_pool2d_with_indices_reference" + pooling + " -> (Tensor, Tensor)");
 }
 
 }  // namespace fastvision

@@ -13,7 +13,7 @@ from types import ModuleType
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ("conv_kernels", "rnn_kernels", "vae_kernels", "augment_kernels", "linear_kernels")  # one of each family
+PROGRAMS = tuple(f"{family}_kernels" for family in ("conv", "rnn", "vae", "augment", "linear", "pool"))
 SANITIZERS = {
     "plain": [],
     # A null pointer that is used ends the program anyway. Optimised, this takes two to three times as long to compile.

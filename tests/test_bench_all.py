@@ -18,6 +18,7 @@ from fastvision.bench.conv_cases import ConvCase
 from fastvision.bench.families import FAMILIES
 from fastvision.bench.linear_cases import LinearCase
 from fastvision.bench.machine import Bandwidth, Machine
+from fastvision.bench.pool_cases import PoolCase
 from fastvision.bench.ratios import Ratio, Summary, headline_table, ratios
 from fastvision.bench.rnn_cases import RnnCase
 from fastvision.bench.timing import Budget, median_interval
@@ -28,6 +29,7 @@ MACHINE = Machine(dict.fromkeys(FACTS, "?"), 1e9, {"memory": Bandwidth(1024, 1e9
 SMALL = {
     "linear": (LinearCase(1, 8, 4, quick=True),),
     "conv": (ConvCase(1, 4, 8, 8, quick=True), ConvCase(1, 4, 8, 9)),
+    "pool": (PoolCase(1, 4, 8, 2, 2, quick=True),),
     "rnn": (RnnCase("GRUCell", 1, 1, 8, 8, modes=("infer", "train"), quick=True),),
     "vae": (VaeCase(64, 100, modes=("infer",), quick=True),),
     "augment": (AugmentCase(2, 3, 16, quick=True),),
@@ -115,6 +117,8 @@ def test_command_measures_the_few_cases_of_every_family(tmp_path: Path):
         ("conv", "infer", ["fastvision", "stock", "channels_last"]),
         ("linear", "infer", ["fastvision", "stock", "int8"]),
         ("linear", "train", ["fastvision", "stock", "int8"]),
+        ("pool", "infer", ["fastvision", "stock", "channels_last"]),
+        ("pool", "train", ["fastvision", "stock", "channels_last"]),
         ("rnn", "infer", ["fastvision", "stock", "int8"]),
         ("rnn", "train", ["fastvision", "stock", "int8"]),
         ("vae", "infer", ["fastvision", "stock"]),

@@ -14,7 +14,7 @@ from fastvision.bench.families import FAMILIES
 from fastvision.bench.peers import choose
 
 ROOT = Path(__file__).parent.parent
-MEASURED = ("conv", "linear", "rnn", "vae", "augment")
+MEASURED = ("conv", "linear", "pool", "rnn", "vae", "augment")
 
 
 def pytest_on_benchmarks(*arguments: str) -> str:
@@ -44,9 +44,10 @@ def test_benchmarks_run():
     smallest = {
         "conv": "b1 1>32 @28",
         "linear": "b1 1152>128",
+        "pool": "b1 64 @55 3/2",
         "rnn": "GRUCell b1 128>128",
         "vae": "256x100",
         "augment": "b1 3 @224 nearest",
     }
     tests = [f"benchmarks/bench_{name}.py::test_{name}[{case} infer-stock]" for name, case in smallest.items()]
-    assert "5 passed" in pytest_on_benchmarks(*tests, "--benchmark-disable")
+    assert "6 passed" in pytest_on_benchmarks(*tests, "--benchmark-disable")

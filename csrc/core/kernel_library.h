@@ -8,11 +8,12 @@ struct AugmentKernels;
 struct ConvKernels;
 struct LinearKernels;
 struct MachineKernels;
+struct PoolKernels;
 struct RnnKernels;
 struct VaeKernels;
 
 struct KernelLibrary {
-  static constexpr int kInterfaceVersion = 8;  // raise when a table or a struct in it changes
+  static constexpr int kInterfaceVersion = 9;  // raise when a table or a struct in it changes
   int interface_version;
   const char* name;  // "default", "avx2", "avx512", "cuda", "emulated"
   // Null: the machine's peaks can't be measured, a family's references run.
@@ -22,6 +23,7 @@ struct KernelLibrary {
   const VaeKernels* vae = nullptr;
   const AugmentKernels* augment = nullptr;
   const LinearKernels* linear = nullptr;
+  const PoolKernels* pool = nullptr;
 };
 
 }  // namespace fastvision

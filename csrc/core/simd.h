@@ -51,6 +51,20 @@ inline Vec min_keeping_second(const Vec& a, const Vec& b) {
 #endif
 }
 
+// The maximum of three; NaN if one of them is.
+inline FASTVISION_INLINE Vec max_keeping_nan(const Vec& a, const Vec& b, const Vec& c) {
+#if defined(CPU_CAPABILITY_AVX512)
+  const __mmask16 ordered = _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(a, b, _CMP_ORD_Q), c, c, _CMP_ORD_Q);
+  return _mm512_mask_max_ps(Vec(std::numeric_limits<float>::quiet_NaN()), ordered, _mm512_max_ps(a, b), c);
+#elif defined(CPU_CAPABILITY_AVX2)
+  // A NaN in c is kept, one in the maximum of a and b is not.
+  const __m256 unordered = _mm256_cmp_ps(a, b, _CMP_UNORD_Q);
+  return _mm256_or_ps(_mm256_max_ps(_mm256_max_ps(a, b), c), unordered);  // all bits set is a NaN
+#else
+  return at::vec::maximum(at::vec::maximum(a, b), c);
+#endif
+}
+
 // The maximum of four; NaN if one of them is. at::vec's maximum asks for NaN at each of the three steps.
 inline FASTVISION_INLINE Vec max_keeping_nan(const Vec& a, const Vec& b, const Vec& c, const Vec& d) {
 #if defined(CPU_CAPABILITY_AVX512)

@@ -168,6 +168,7 @@ def _add_command(name: str, title: str) -> None:
 
 
 _add_command("linear", "Fully connected layers with few rows: fastvision.nn against torch.nn.")
+_add_command("pool", "Max-pooling alone: fastvision.nn against torch.nn.")
 _add_command("rnn", "LSTM and GRU, cells and sequences: fastvision.nn against torch.nn.")
 _add_command("vae", "A variational autoencoder's sample and KL: fastvision.ops against the stock formulas.")
 _add_command("augment", "Random affine augmentation: fastvision.ops against stock calls, scipy and kornia.")

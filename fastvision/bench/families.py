@@ -16,14 +16,16 @@ from fastvision.bench.linear_task import LinearTask
 from fastvision.bench.measuring import TaskMakers
 from fastvision.bench.model_cases import MODEL_CASES, ModelCase
 from fastvision.bench.model_task import ModelTask
-from fastvision.bench.module_peers import LINEAR_PEERS, MODULE_PEERS, RNN_PEERS, VAE_PEERS
+from fastvision.bench.module_peers import LINEAR_PEERS, MODULE_PEERS, POOL_PEERS, RNN_PEERS, VAE_PEERS
 from fastvision.bench.peers import Peer, Task
+from fastvision.bench.pool_cases import POOL_CASES, PoolCase
+from fastvision.bench.pool_task import PoolTask
 from fastvision.bench.rnn_cases import RNN_CASES, RnnCase
 from fastvision.bench.rnn_task import RnnTask
 from fastvision.bench.vae_cases import VAE_CASES, VaeCase
 from fastvision.bench.vae_task import VaeTask
 
-Case = ConvCase | LinearCase | RnnCase | VaeCase | AugmentCase | ModelCase
+Case = ConvCase | LinearCase | PoolCase | RnnCase | VaeCase | AugmentCase | ModelCase
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ FAMILIES = {
     for family in (
         Family("conv", CONV_CASES, ConvTask.random, MODULE_PEERS),
         Family("linear", LINEAR_CASES, LinearTask.random, LINEAR_PEERS),
+        Family("pool", POOL_CASES, PoolTask.random, POOL_PEERS),
         Family("rnn", RNN_CASES, RnnTask.random, RNN_PEERS),
         Family("vae", VAE_CASES, VaeTask.random, VAE_PEERS),
         Family("augment", AUGMENT_CASES, AugmentTask.random, AUGMENT_PEERS),

@@ -222,6 +222,8 @@ MODULE_PEERS: tuple[Peer, ...] = (
     OpenVinoBfloat16(),
 )
 
+POOL_PEERS: tuple[Peer, ...] = (Fastvision(), Stock(), ChannelsLast(), OnnxRuntime(), Compile(), OpenVino())
+
 VAE_PEERS: tuple[Peer, ...] = (Fastvision(), Stock(), Compile())
 
 LINEAR_PEERS: tuple[Peer, ...] = (

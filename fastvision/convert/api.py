@@ -40,9 +40,10 @@ def convert(
     `-0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())` or alike, becomes one operator, and so does the sample
     `mu + torch.randn_like(std) * std`, `std = torch.exp(0.5 * logvar)`, if `rng` allows it.
 
-    Linear, LSTM, GRU, LSTMCell and GRUCell, anywhere in the model, become those of fastvision.nn, in place: the layer
-    keeps its identity, parameters, hooks and mode. So does a Conv2d with a 3x3 kernel, stride 1 and 16 input channels
-    or more, which is faster also where nothing that follows it can be fused. `fastvision.explain` lists what is
+    Linear, MaxPool2d, LSTM, GRU, LSTMCell and GRUCell, anywhere in the model, become those of fastvision.nn, in place:
+    the layer keeps its identity, parameters, hooks and mode. So does a Conv2d with a 3x3 kernel, stride 1 and 16 input
+    channels or more, which is faster also where nothing that follows it can be fused. In forwards that are traced,
+    `F.max_pool2d` behind no convolution becomes `fastvision.ops.max_pool2d`. `fastvision.explain` lists what is
     replaced, what is not, and why.
 
     Args:
@@ -95,8 +96,8 @@ def convert(
 def revert(model: nn.Module) -> nn.Module:
     """Turns a converted model back into its stock layers, in place, and returns it.
 
-    Modules that were made as fastvision.nn.Conv2d, Linear, LSTM, GRU, LSTMCell or GRUCell become stock, too, except
-    those with zoneout or recurrent dropout, which stock has not.
+    Modules that were made as fastvision.nn.Conv2d, Linear, MaxPool2d, LSTM, GRU, LSTMCell or GRUCell become stock, too,
+    except those with zoneout or recurrent dropout, which stock has not.
 
     Raises:
         TypeError: model is not a module.
@@ -130,7 +131,7 @@ def _original_class(module: nn.Module) -> type[nn.Module] | None:
 def _restore(modules: list[nn.Module]) -> None:
     for module in modules:
         module.__class__ = _original_class(module)
-        for name in ("_plan", "_storage", "_rng", "_fresh", "_fused", "_fused_settings"):
+        for name in ("_plan", "_storage", "_rng", "_fresh", "_fused", "_fused_settings", "_prepared"):
             module.__dict__.pop(name, None)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from fastvision.convert.runs import CONVOLUTIONS, Run, find_runs
+from fastvision.nn import MaxPool2d
 
 # A function is the layer that does the same. In-place ones are no exception, where nobody else sees their argument.
 
@@ -19,7 +20,9 @@ def _relu(input, inplace=False):
 
 
 def _max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
-    return nn.MaxPool2d(kernel_size, _stride(stride), padding, dilation, return_indices, ceil_mode)
+    sizes = (kernel_size, _stride(stride), padding, dilation)
+    sizes = (tuple(size) if isinstance(size, list) else size for size in sizes)  # lists could change
+    return MaxPool2d(*sizes, return_indices, ceil_mode)
 
 
 def _avg_pool2d(

@@ -1,11 +1,12 @@
-"""Single layers that a module of fastvision.nn does faster: Linear, LSTM, GRU and their cells, some Conv2d.
+"""Single layers that a module of fastvision.nn does faster: Linear, MaxPool2d, LSTM, GRU and their cells, some
+Conv2d.
 
 A replaced layer stays the object that it was, with its parameters, hooks and mode. Only its class changes.
 """
 
 from torch import nn
 
-from fastvision.nn import GRU, LSTM, Conv2d, GRUCell, Linear, LSTMCell
+from fastvision.nn import GRU, LSTM, Conv2d, GRUCell, Linear, LSTMCell, MaxPool2d
 from fastvision.nn.conv import both_axes
 from fastvision.nn.regularized import Regularized
 
@@ -16,6 +17,7 @@ _REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LSTMCell: LSTMCell,
     nn.GRUCell: GRUCell,
     nn.Linear: Linear,
+    nn.MaxPool2d: MaxPool2d,
     nn.Conv2d: Conv2d,
 }
 _OPERATORS = {
@@ -24,6 +26,7 @@ _OPERATORS = {
     LSTMCell: "lstm_cell",
     GRUCell: "gru_cell",
     Linear: "linear",
+    MaxPool2d: "max_pool2d",
     Conv2d: "conv2d_pool2d",
 }
 # Input channels from which on Winograd's algorithm takes half of a convolution's time, in training, too.
@@ -35,6 +38,8 @@ _ORIGINALS = {ours: stock for stock, ours in _REPLACEMENTS.items()}
 def replacement(layer: nn.Module) -> type[nn.Module] | None:
     """The class that does what this layer does, faster; None if there is none or the layer has its own forward."""
     if "forward" in layer.__dict__ or (type(layer) is nn.Conv2d and not _is_winograds(layer)):
+        return None
+    if type(layer) is nn.MaxPool2d and both_axes(layer.dilation) != (1, 1):
         return None
     return _REPLACEMENTS.get(type(layer))
 

@@ -15,7 +15,7 @@ from fastvision.convert.latents import Match, find_divergences, find_samples, re
 from fastvision.convert.layers import is_ours, operator_name, replacement
 from fastvision.convert.runs import CONVOLUTIONS, Run, find_runs, obstacle
 from fastvision.convert.sequential import FusedForward, does_nothing, flatten, runs_its_children
-from fastvision.convert.traced import TracedForward, calls_convolutions, chains_of, is_candidate, trace
+from fastvision.convert.traced import TracedForward, calls_convolutions, chains_of, is_candidate, lone_pools, trace
 from fastvision.convert.tracing import Trace, UntraceableError
 from fastvision.nn import Linear
 
@@ -90,7 +90,10 @@ class _Explanation:
             return
         self._seen.add(module)
         found = _traced(module)
-        formulas = _formula_rows(module, found.graph, self._names[module]) if isinstance(found, Trace) else []
+        formulas = []
+        if isinstance(found, Trace):
+            name = self._names[module]
+            formulas = [*_formula_rows(module, found.graph, name), *_pool_rows(module, found, name)]
         yield from formulas
         if module in self._runs:
             yield from self._runs[module]
@@ -169,6 +172,13 @@ def _formula_rows(module: nn.Module, graph: Graph, name: str) -> list[Row]:
     return rows + [Row(name, (_target_name(n),), NOT_REPLACED, f"is not exactly {what}") for n, what in meant if what]
 
 
+def _pool_rows(module: nn.Module, found: Trace, name: str) -> list[Row]:
+    """Rows of the calls of F.max_pool2d in the forward of a module that are in no run."""
+    status = REPLACED if isinstance(module, TracedForward) else REPLACEABLE
+    pools = lone_pools(found, chains_of(found))
+    return [Row(name, (_target_name(node),), status, "calls fastvision.ops.max_pool2d") for node in pools]
+
+
 def _functions(graph: Graph, match: Match) -> tuple[str, ...]:
     return tuple(_target_name(node) for node in graph.nodes if node in match.nodes)
 
@@ -196,8 +206,7 @@ def _runs_as_one(module: nn.Module) -> bool:
 
 
 def _run_row(run: Run, last: str, converted: bool, names: dict[nn.Module, str]) -> Row:
-    pool = {None: "none", nn.MaxPool2d: "max", nn.AvgPool2d: "avg"}[run.pool and type(run.pool)]
-    options = f"(activation='{run.activation}', pool='{pool}')"
+    options = f"(activation='{run.activation}', pool='{run.options.get('pool', 'max')}')"
     call = f"one conv2d_pool2d{options}"
     if run.norm is not None:
         call = f"one conv2d_batch_norm_pool2d{options}; with gradients for inputs of {run.least_input} elements or more"

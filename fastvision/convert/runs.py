@@ -21,12 +21,14 @@ from fastvision.nn.conv import (
     convolution_options,
     pool_options,
 )
+from fastvision.nn.pool import MaxPool2d
 from fastvision.nn.vae import ELBOLoss, Reparameterize
 
 # The exact types: a subclass may compute something else.
 _DROPOUTS = (nn.Dropout, nn.Dropout2d)
 _IDENTITIES = (nn.Identity, *_DROPOUTS)
-_POOLS = (nn.MaxPool2d, nn.AvgPool2d)
+_MAX_POOLS = (nn.MaxPool2d, MaxPool2d)
+_POOLS = (*_MAX_POOLS, nn.AvgPool2d)
 CONVOLUTIONS = (nn.Conv2d, Conv2d)
 _FUSIBLE = (*CONVOLUTIONS, nn.BatchNorm2d, nn.ReLU, *_IDENTITIES, *_POOLS)
 _FUSED = (ConvReLU2d, Reparameterize, ELBOLoss)
@@ -63,9 +65,9 @@ def obstacle(layer: nn.Module, *, structure_only: bool = False) -> str | None:
             return temporary
     if type(layer) is nn.BatchNorm2d and (layer.running_mean is None or layer.running_var is None):
         return "keeps no running statistics to fold"
-    if type(layer) is nn.MaxPool2d and layer.return_indices:
+    if type(layer) in _MAX_POOLS and layer.return_indices:
         return "returns indices, which the fused operator does not"
-    if type(layer) is nn.MaxPool2d and both_axes(layer.dilation) != (1, 1):
+    if type(layer) in _MAX_POOLS and both_axes(layer.dilation) != (1, 1):
         return "has a dilated window, which the fused operator has not"
     if type(layer) is nn.AvgPool2d and layer.divisor_override is not None:
         return "overrides the divisor, which the fused operator does not"

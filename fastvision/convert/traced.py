@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from fastvision._calls import OperatorStep, Unpickled
-from fastvision.convert.chains import Chain, find_chains, fuse, module_layer
+from fastvision.convert.chains import Chain, find_chains, function_layer, fuse, module_layer
 from fastvision.convert.converted import Converted, derive, is_observed, stock_type
 from fastvision.convert.direct import direct, joined, with_relu
 from fastvision.convert.latent_calls import eager_groups, function_of, replace_eager
 from fastvision.convert.runs import CONVOLUTIONS
 from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
 from fastvision.convert.unchanged import unchanged
+from fastvision.nn import MaxPool2d
+from fastvision.nn.conv import both_axes
 
 # How many programs a module keeps.
 _PROGRAMS = 4
@@ -55,6 +57,17 @@ def chains_of(found: Trace, *, structure_only: bool = False) -> list[Chain]:
     return find_chains(found.graph, functools.partial(module_layer, found.module), structure_only=structure_only)
 
 
+def lone_pools(found: Trace, chains: list[Chain]) -> list[Node]:
+    """The calls of F.max_pool2d in a trace that no chain's run does."""
+    fused = {node for chain in chains if chain.length > 1 for node in chain.nodes[: chain.length]}
+    return [node for node in found.graph.nodes if node not in fused and _is_pool(node)]
+
+
+def _is_pool(node: Node) -> bool:
+    layer = function_layer(node)
+    return type(layer) is MaxPool2d and both_axes(layer.dilation) == (1, 1)
+
+
 def has_gains(module: nn.Module, rng: str) -> bool:
     """Whether there is something to replace, now or in another mode of the module."""
     if not is_candidate(module):
@@ -64,7 +77,8 @@ def has_gains(module: nn.Module, rng: str) -> bool:
             found = trace(module, training)
         except UntraceableError:
             continue
-        if any(chain.length > 1 for chain in chains_of(found, structure_only=True)) or eager_groups(found.graph, rng):
+        chains = chains_of(found, structure_only=True)
+        if any(chain.length > 1 for chain in chains) or lone_pools(found, chains) or eager_groups(found.graph, rng):
             return True
     return False
 
@@ -86,7 +100,7 @@ class _Program:
             return
         graph = self._trace.graph
         chains = chains_of(self._trace)
-        runs = [chain for chain in chains if chain.length > 1]
+        runs, pools = [chain for chain in chains if chain.length > 1], lone_pools(self._trace, chains)
         calls = {}
         for chain in runs:
             run = chain.run()
@@ -96,7 +110,7 @@ class _Program:
         _join(graph, calls)
         latents = eager_groups(graph, module._rng)
         replace_eager(graph, latents)
-        if runs or latents:
+        if runs or pools or latents:
             self.run = function_of(graph, f"forward of {type(module).__name__}")
 
     def _call_directly(self, calls: dict[Node, Callable]) -> list[nn.Module]:
@@ -105,7 +119,7 @@ class _Program:
         layers = {node: module_layer(self._trace.module, node) for node in graph.nodes}
         for node in graph.nodes:
             layer, follower = layers[node], next(iter(node.users)) if len(node.users) == 1 else None
-            if node.op != "call_module" and type(layer) is not nn.Flatten:
+            if node.op != "call_module" and type(layer) not in (MaxPool2d, nn.Flatten):
                 continue
             both = with_relu(layer, layers.get(follower))
             call = both or direct(layer)

@@ -14,6 +14,7 @@ from fastvision.ops.conv import (
     conv2d_pool2d_reference,
 )
 from fastvision.ops.linear import linear, linear_quantized, linear_quantized_reference, linear_reference
+from fastvision.ops.pool import max_pool2d, max_pool2d_reference
 from fastvision.ops.rnn import (
     gru,
     gru_cell,
@@ -56,6 +57,8 @@ __all__ = [
     "lstm_cell",
     "lstm_cell_reference",
     "lstm_reference",
+    "max_pool2d",
+    "max_pool2d_reference",
     "reparameterize",
     "reparameterize_kl",
     "reparameterize_kl_reference",

@@ -1,0 +1,25 @@
+// The specification: stock PyTorch's calls.
+#include "pool/reference.h"
+
+#include <ATen/ops/max_pool2d.h>
+#include <ATen/ops/max_pool2d_with_indices.h>
+#include <torch/library.h>
+
+namespace fastvision {
+
+using at::Tensor;
+
+Tensor max_pool2d_reference(const Tensor& input, const MaxPoolOptions& o) {
+  return at::max_pool2d(input, o.kernel_size, o.stride, o.padding, o.dilation, o.ceil_mode);
+}
+
+std::tuple<Tensor, Tensor> max_pool2d_with_indices_reference(const Tensor& input, const MaxPoolOptions& o) {
+  return at::max_pool2d_with_indices(input, o.kernel_size, o.stride, o.padding, o.dilation, o.ceil_mode);
+}
+
+TORCH_LIBRARY_IMPL(fastvision, CompositeImplicitAutograd, m) {
+  m.impl("max_pool2d_reference", &with_flat_options<&max_pool2d_reference>);
+  m.impl("max_pool2d_with_indices_reference", &with_flat_options<&max_pool2d_with_indices_reference>);
+}
+
+}  // namespace fastvision
