@@ -15,9 +15,9 @@ using at::Tensor;
 // Whether tensors like the first are joined without a second thought: no promotion, no gradient, no graph.
 bool is_plain(const Tensor& tensor, const Tensor& first) {
   return tensor.is_cpu() && tensor.layout() == at::kStrided && tensor.scalar_type() == first.scalar_type() &&
-         at::isFloatingType(tensor.scalar_type()) && !tensor.has_names() && tensor.dim() == first.dim() &&
-         tensor.is_contiguous() && tensor.suggest_memory_format() == at::MemoryFormat::Contiguous &&
-         !is_traced(tensor) && !has_forward_gradient(tensor) && !(at::GradMode::is_enabled() && requires_grad(tensor));
+         at::isFloatingType(tensor.scalar_type()) && tensor.dim() == first.dim() && tensor.is_contiguous() &&
+         tensor.suggest_memory_format() == at::MemoryFormat::Contiguous && !is_traced(tensor) &&
+         !has_forward_gradient(tensor) && !(at::GradMode::is_enabled() && requires_grad(tensor));
 }
 
 Tensor cat(at::TensorList tensors, int64_t dim) {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "conv/options.h"
-#include "core/big_tensor.h"
+#include "core/memory.h"
 #include "core/direct.h"
 #include "core/symbolic.h"
 #include "core/torch_context.h"
