@@ -38,4 +38,8 @@ TORCH_LIBRARY_IMPL(fastvision, CompositeImplicitAutograd, m) {
   m.impl("cat", &cat);
 }
 
+TORCH_LIBRARY_IMPL(fastvision, FuncTorchBatched, m) {
+  m.impl("cat", &cat);
+}
+
 }  // namespace fastvision

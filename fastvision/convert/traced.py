@@ -26,6 +26,7 @@ from fastvision.nn.conv import both_axes
 # How many programs a module keeps.
 _PROGRAMS = 4
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 
 
 def is_candidate(module: nn.Module) -> bool:
@@ -111,6 +112,7 @@ class _Program:
         latents = eager_groups(graph, module._rng)
         replace_eager(graph, latents)
         if runs or pools or latents:
+            _keep_memory(graph)
             self.run = function_of(graph, f"forward of {type(module).__name__}")
 
     def _call_directly(self, calls: dict[Node, Callable]) -> list[nn.Module]:
@@ -140,6 +142,13 @@ class _Program:
         if self._trace is None:
             return module.training == self._training  # stock is right whatever else has changed
         return self._trace.is_current(self._stock.forward) and self._layers_unchanged()
+
+
+def _keep_memory(graph: Graph) -> None:
+    """Lets concatenations write to memory kept from earlier calls."""
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target in _CONCATENATIONS and node.kwargs.keys() <= {"dim"}:
+            node.target = torch.ops.fastvision.cat.default
 
 
 def _join(graph: Graph, calls: dict[Node, Callable]) -> None:
