@@ -35,25 +35,35 @@ template <class T>
 class UnitWorker {
  public:
   UnitWorker(const ConvPool2d& p, const ConvPool2dForward& tensors, const float* weights)
-      : p_(p), tensors_(tensors), weights_(weights), inputs_(p.in_channels * kUnit), sums_(kChannels * kPanel) {}
+      : p_(p),
+        tensors_(tensors),
+        weights_(weights),
+        inputs_(p.in_channels * kUnit),
+        sums_(kChannels * kPanel),
+        pixel_(round_up(p.in_channels, kLanes)) {}
 
   // The outputs of a unit in channels [begin, end). Meanwhile inputs of `next`, the unit that follows, are fetched.
   void run(const Unit& unit, int64_t begin, int64_t end, const Unit* next) {
     const bool in_place = reads_in_place() && unit.count == kUnit;
     if (!in_place) pack(unit);
+    // A last pixel that would have a vector to itself, as that of 7x7.
+    const bool one_alone = unit.count % kLanes == 1;
+    if (one_alone) pack_last_pixel(unit.count - 1);
+    const int64_t in_vectors = one_alone ? unit.count - 1 : unit.count;
     T* output = static_cast<T*>(tensors_.output) + unit.image * p_.output_strides.n + unit.first;
     for (int64_t o = begin; o < end; o += kChannels) {
       const int64_t channels = std::min(kChannels, end - o);
       T* planes = output + o * p_.output_strides.c;
       for (int64_t i = 0; i < channels; ++i) prefetch<kToWrite>(planes + i * p_.output_strides.c, unit.count);
       if (next) prefetch_inputs(*next, o - begin, channels, end - begin);
-      for (int64_t pixel = 0; pixel < unit.count; pixel += kPanel) {
+      for (int64_t pixel = 0; pixel < in_vectors; pixel += kPanel) {
         Panel panel{inputs_.data() + pixel * p_.in_channels, kPanel};
         if constexpr (std::is_same_v<T, float>) {
           if (in_place) panel = {input_of(unit) + pixel, p_.input_strides.c};
         }
-        multiply(panel, o, channels, planes + pixel, std::min(kPanel, unit.count - pixel));
+        multiply(panel, o, channels, planes + pixel, std::min(kPanel, in_vectors - pixel));
       }
+      if (one_alone) multiply_pixel(o, channels, planes + in_vectors);
     }
   }
 
@@ -143,6 +153,54 @@ class UnitWorker {
     for (; i < count; ++i) target[i] = static_cast<float>(row[first + i * p_.stride_w]);
   }
 
+  // Copies the inputs of a packed pixel to where they follow each other.
+  void pack_last_pixel(int64_t pixel) {
+    const float* from = inputs_.data() + pixel / kPanel * kPanel * p_.in_channels + pixel % kPanel;
+    for (int64_t c = 0; c < p_.in_channels; ++c) pixel_.data()[c] = from[c * kPanel];
+  }
+
+  // The function of a channel, counted from the first, and its sums.
+  auto finish_from(int64_t first_channel) const {
+    const float* scale = tensors_.scale ? tensors_.scale + first_channel : nullptr;
+    const T* bias = tensors_.bias ? static_cast<const T*>(tensors_.bias) + first_channel : nullptr;
+    const Vec floor(activation_floor(p_.activation == Activation::relu));
+    return [=](int64_t channel, const Vec& sum) FASTVISION_INLINE {
+      const Vec shift(bias ? static_cast<float>(bias[channel]) : 0.f);
+      return max_keeping_second(floor, scale ? at::vec::fmadd(sum, Vec(scale[channel]), shift) : sum + shift);
+    };
+  }
+
+  // One pixel's outputs of some channels: dot products, whose lanes are all of use.
+  void multiply_pixel(int64_t first_channel, int64_t channels, T* planes) {
+    constexpr int kRows = 8;
+    const int64_t in_channels = p_.in_channels;
+    const auto finished = finish_from(first_channel);
+    for (int64_t first = 0; first < channels; first += kRows) {
+      const float* rows[kRows];
+      Vec sum[kRows];
+      unroll<kRows>([&](auto r) FASTVISION_INLINE {
+        const int64_t channel = first + r < channels ? first + r : channels - 1;
+        rows[r] = weights_ + (first_channel + channel) * in_channels;
+        sum[r] = Vec(0.f);
+      });
+      const auto add = [&](int64_t c, int64_t count) FASTVISION_INLINE {
+        const Vec x = load_as_float(pixel_.data() + c, count);
+        unroll<kRows>([&](auto r)
+                          FASTVISION_INLINE { sum[r] = at::vec::fmadd(x, load_as_float(rows[r] + c, count), sum[r]); });
+      };
+      int64_t c = 0;
+      for (; c + kLanes <= in_channels; c += kLanes) add(c, kLanes);
+      if (c < in_channels) add(c, in_channels - c);
+      float totals[kRows];
+      sum_lanes(sum, totals);
+      for (int64_t i = 0; i < std::min<int64_t>(kRows, channels - first); ++i) {
+        float lanes[kLanes];
+        finished(first + i, Vec(totals[i])).store(lanes);
+        planes[(first + i) * p_.output_strides.c] = static_cast<T>(lanes[0]);
+      }
+    }
+  }
+
   // A panel's outputs of some channels.
   void multiply(const Panel& panel, int64_t first_channel, int64_t channels, T* planes, int64_t count) {
     const Product product{weights_ + first_channel * p_.in_channels,
@@ -153,14 +211,8 @@ class UnitWorker {
                           kMaxChain,
                           p_.in_channels,
                           sums_.data()};
-    const float* scale = tensors_.scale ? tensors_.scale + first_channel : nullptr;
-    const T* bias = tensors_.bias ? static_cast<const T*>(tensors_.bias) + first_channel : nullptr;
-    const Vec floor(activation_floor(p_.activation == Activation::relu));
     const int64_t plane = p_.output_strides.c;
-    const auto finished = [=](int64_t channel, const Vec& sum) FASTVISION_INLINE {
-      const Vec shift(bias ? static_cast<float>(bias[channel]) : 0.f);
-      return max_keeping_second(floor, scale ? at::vec::fmadd(sum, Vec(scale[channel]), shift) : sum + shift);
-    };
+    const auto finished = finish_from(first_channel);
     if constexpr (std::is_same_v<T, float>) {
       if (count == kPanel) {
         return multiply_rows<kVectors>(product, channels, [=](int64_t row, int v, const Vec& sum) FASTVISION_INLINE {
@@ -178,7 +230,7 @@ class UnitWorker {
   const ConvPool2d& p_;
   const ConvPool2dForward& tensors_;
   const float* weights_;
-  FloatScratch inputs_, sums_;
+  FloatScratch inputs_, sums_, pixel_;
 };
 
 template <class T>
