@@ -120,6 +120,10 @@ SAMPLES = {
     "pointwise_strided": Problem(
         height=20, width=43, kernel_size=(1, 1), options={"pool": "none", "stride": (3, 2), "padding": 0}
     ),
+    # 49 pixels: one more than a number of vectors.
+    "pointwise_last_pixel": Problem(
+        channels=37, height=7, width=7, out_channels=41, kernel_size=(1, 1), options={"pool": "none"}
+    ),
     "max_of_sums": Problem(options={"activation": "none"}),
     "no_bias": Problem(bias=False),
     "unbatched": Problem(batch=None),
