@@ -213,8 +213,9 @@ def test_opcheck(operator, grad):
         torch.library.opcheck(operator, (input.requires_grad_(grad), *([n, n] for n in window)))
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("grad", [False, True])
-def test_compiles_as_one_graph_with_any_sizes(grad):
+def test_compiles_as_one_graph(grad, dynamic):
     targets = set()
 
     def backend(graph, _):
@@ -225,7 +226,7 @@ def test_compiles_as_one_graph_with_any_sizes(grad):
     compiled = torch.compile(
         lambda x: max_pool2d(x, 3, 2, 1),
         fullgraph=True,
-        dynamic=True,
+        dynamic=dynamic,
         backend=aot_autograd(fw_compiler=backend, bw_compiler=backend),
     )
     for size in (7, 8, 13):
