@@ -13,12 +13,14 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
 import fastvision
+from fastvision.convert import Row
 from fastvision.ops import max_pool2d, max_pool2d_reference
 
 OPERATOR = torch.ops.fastvision.max_pool2d.default
 WITH_INDICES = torch.ops.fastvision.max_pool2d_with_indices.default
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-pytestmark = pytest.mark.usefixtures("one_thread")
+# The fixture of the instruction set lasts until the last test: without it, one would run on any of them.
+pytestmark = pytest.mark.usefixtures("one_thread", "capability")
 
 
 def images(*shape, seed=0, dtype=torch.float32):
@@ -44,7 +46,6 @@ WINDOWS = [
 SHAPES = [(2, 3, 28, 28), (1, 2, 7, 7), (3, 5, 17), (1, 1, 19, 70), (2, 2, 9, 8), (1, 3, 5, 33)]
 
 
-@pytest.mark.usefixtures("capability")
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_agrees_with_stock(window, dtype):
@@ -53,7 +54,6 @@ def test_agrees_with_stock(window, dtype):
             assert_as_stock(images(*shape, dtype=dtype), *window, 1, ceil_mode)
 
 
-@pytest.mark.usefixtures("capability")
 @pytest.mark.parametrize("special", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("window", [(3, 1, 1), (2, 2, 0), (3, 2, 1), (5, 2, 2), (3, 3, 1)])
 def test_special_values(special, window):
@@ -155,7 +155,6 @@ def test_what_stock_refuses_is_refused(arguments):
             assert str(ours.value) == str(stock.value)
 
 
-@pytest.mark.usefixtures("capability")
 def test_two_threads_give_the_same_result(intraop_threads):
     intraop_threads(2)
     for shape in ((1, 300, 28, 28), (2, 2, 300, 300)):
@@ -184,7 +183,6 @@ def test_gradients_are_stocks(capability, window, dtype):
     assert_same(torch.autograd.grad(value, input, grad), torch.autograd.grad(stock[0], input, grad))
 
 
-@pytest.mark.usefixtures("capability")
 def test_gradients_of_gradients():
     input = torch.randn(2, 3, 9, 9, requires_grad=True)
 
@@ -215,8 +213,9 @@ def test_opcheck(operator, grad):
         torch.library.opcheck(operator, (input.requires_grad_(grad), *([n, n] for n in window)))
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("grad", [False, True])
-def test_compiles_as_one_graph_with_any_sizes(grad):
+def test_compiles_as_one_graph(grad, dynamic):
     targets = set()
 
     def backend(graph, _):
@@ -227,7 +226,7 @@ def test_compiles_as_one_graph_with_any_sizes(grad):
     compiled = torch.compile(
         lambda x: max_pool2d(x, 3, 2, 1),
         fullgraph=True,
-        dynamic=True,
+        dynamic=dynamic,
         backend=aot_autograd(fw_compiler=backend, bw_compiler=backend),
     )
     for size in (7, 8, 13):
@@ -312,16 +311,12 @@ class Branches(nn.Module):
 def test_pools_of_a_forward():
     model, input = Branches().eval(), torch.randn(2, 3, 9, 9)
     converted = fastvision.convert(model, input)
-    rows = {(row.name, row.layers): (row.status, row.reason) for row in fastvision.explain(model).rows}
-    call = "calls fastvision.ops.max_pool2d"
-    assert rows == {
-        ("(model)", ("max_pool2d",)): ("replaceable", call),
-        ("convolution to max_pool2d()", ("Conv2d", "ReLU", "MaxPool2d")): (
-            "replaceable",
-            "one conv2d_pool2d(activation='relu', pool='max')",
-        ),
-        ("pool", ("MaxPool2d",)): ("replaceable", call),
-    }
+    call, fused = "calls fastvision.ops.max_pool2d", "one conv2d_pool2d(activation='relu', pool='max')"
+    assert fastvision.explain(model).rows == (
+        Row("(model)", ("max_pool2d",), "replaceable", call),
+        Row("convolution to max_pool2d()", ("Conv2d", "ReLU", "MaxPool2d"), "replaceable", fused),
+        Row("pool", ("MaxPool2d",), "replaceable", call),
+    )
     assert {row.status for row in fastvision.explain(converted).rows} == {"replaced"}
     with torch.no_grad():
         operators = operators_of(lambda: converted(input))

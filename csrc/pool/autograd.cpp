@@ -40,7 +40,6 @@ class MaxPoolFunction : public torch::autograd::Function<MaxPoolFunction> {
                                const MaxPoolOptions& options) {
     const auto [output, indices] = call_with_indices(input, options);
     context->save_for_backward({input, indices});
-    context->mark_non_differentiable({indices});
     context->saved_data["kernel_size"] = options.kernel_size;
     context->saved_data["stride"] = options.stride;
     context->saved_data["padding"] = options.padding;
