@@ -37,6 +37,8 @@ size_t default_limit() {
 
 class BlockCache {
  public:
+  BlockCache() { blocks_.reserve(kMaxBlocks + 1); }
+
   // A block of this size or a little more; null where there is none.
   Header* take(size_t bytes) {
     const std::lock_guard guard(mutex_);
@@ -54,7 +56,7 @@ class BlockCache {
   }
 
   void give(Header* header) {
-    const std::lock_guard guard(mutex_);
+    const Locked locked(*this);
     blocks_.push_back({header, time_});
     cached_ += header->capacity;
     drop_oldest();
@@ -71,20 +73,36 @@ class BlockCache {
   }
 
   void set_limit(size_t bytes) {
-    const std::lock_guard guard(mutex_);
+    const Locked locked(*this);
     limit_ = bytes;
     drop_oldest();
   }
 
   void empty() {
-    const std::lock_guard guard(mutex_);
+    const Locked locked(*this);
     drop(blocks_.size());
   }
 
   std::mutex& mutex() { return mutex_; }
 
  private:
-  static constexpr size_t kMaxWaste = 4;    // of a block, as a part of what is asked for
+  // Holds the mutex, and frees what was dropped after it: the system takes its time over that.
+  class Locked {
+   public:
+    explicit Locked(BlockCache& cache) : cache_(cache), guard_(cache.mutex_) {}
+    ~Locked() {
+      const std::vector<FreeBlock> dropped = std::move(cache_.dropped_);
+      cache_.dropped_.clear();
+      guard_.unlock();
+      for (const FreeBlock& block : dropped) std::free(block.header);
+    }
+
+   private:
+    BlockCache& cache_;
+    std::unique_lock<std::mutex> guard_;
+  };
+
+  static constexpr size_t kMaxWaste = 4;     // of a block, as a part of what is asked for
   static constexpr uint64_t kMaxAge = 1024;  // allocations that passed a block by
   static constexpr size_t kMaxBlocks = 256;
 
@@ -98,15 +116,15 @@ class BlockCache {
   }
 
   void drop(size_t count) {
-    for (size_t i = 0; i < count; ++i) {
-      cached_ -= blocks_[i].header->capacity;
-      std::free(blocks_[i].header);
-    }
-    blocks_.erase(blocks_.begin(), blocks_.begin() + count);
+    const auto end = blocks_.begin() + count;
+    for (auto block = blocks_.begin(); block != end; ++block) cached_ -= block->header->capacity;
+    dropped_.assign(blocks_.begin(), end);
+    blocks_.erase(blocks_.begin(), end);
   }
 
   std::mutex mutex_;
   std::vector<FreeBlock> blocks_;  // in the order they were freed
+  std::vector<FreeBlock> dropped_;
   uint64_t time_ = 0;
   size_t cached_ = 0, limit_ = default_limit();
 };
@@ -126,9 +144,16 @@ BlockCache& cache() {
 Header* new_block(size_t bytes) {
   const bool huge = bytes >= kMinHuge;
   const size_t capacity = (bytes + alignof(Header) - 1) / alignof(Header) * alignof(Header);
-  void* memory = nullptr;
-  const int error = posix_memalign(&memory, huge ? kHugePage : alignof(Header), sizeof(Header) + capacity);
-  TORCH_CHECK_WITH(OutOfMemoryError, !error, "fastvision: out of memory: tried to allocate ", bytes, " bytes");
+  const auto allocate = [=] {
+    void* memory = nullptr;
+    return posix_memalign(&memory, huge ? kHugePage : alignof(Header), sizeof(Header) + capacity) ? nullptr : memory;
+  };
+  void* memory = allocate();
+  if (!memory) {
+    cache().empty();
+    memory = allocate();
+  }
+  TORCH_CHECK_WITH(OutOfMemoryError, memory, "fastvision: out of memory: tried to allocate ", bytes, " bytes");
   // A wish: its failure changes nothing.
   if (huge) madvise(memory, capacity / kHugePage * kHugePage, MADV_HUGEPAGE);
   return new (memory) Header{capacity};
