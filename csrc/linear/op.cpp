@@ -3,8 +3,8 @@
 #include <ATen/ops/threshold_backward.h>
 #include <torch/library.h>
 
-#include "core/memory.h"
 #include "core/direct.h"
+#include "core/memory.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"
 #include "linear/kernels.h"
@@ -105,15 +105,19 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(const Tensor& grad_output, co
   const Linear p = problem(rows, weight, Activation::none);
   const bool input_by_kernel = output_mask[0] && kernels->input_gradient_is_faster(p);
   const bool weight_by_kernel = output_mask[1] && kernels->weight_gradient_is_faster(p);
-  const auto gradient = [&](bool wanted, bool by_kernel, at::IntArrayRef sizes, const auto& by_stock) {
+  // Stock's products, too, go to kept memory.
+  const auto gradient = [&](bool wanted, bool by_kernel, at::IntArrayRef sizes, const Tensor& a, const Tensor& b) {
     if (!wanted) return at::empty({0}, input.options());
-    return by_kernel ? empty_result(sizes, input.options(), at::MemoryFormat::Contiguous) : by_stock();
+    Tensor result = empty_result(sizes, input.options(), at::MemoryFormat::Contiguous);
+    if (!by_kernel) {
+      Tensor matrix = result.view({-1, sizes.back()});
+      at::mm_out(matrix, a, b);
+    }
+    return result;
   };
-  Tensor grad_input = gradient(output_mask[0], input_by_kernel, input.sizes(),
-                               [&] { return at::mm(grads, weight).view(input.sizes()); });
-  Tensor grad_weight =
-      gradient(output_mask[1], weight_by_kernel, weight.sizes(), [&] { return at::mm(grads.t(), rows); });
-  Tensor grad_bias = gradient(output_mask[2], false, {}, [&] { return grads.sum(0); });
+  Tensor grad_input = gradient(output_mask[0], input_by_kernel, input.sizes(), grads, weight);
+  Tensor grad_weight = gradient(output_mask[1], weight_by_kernel, weight.sizes(), grads.t(), rows);
+  const Tensor grad_bias = output_mask[2] ? grads.sum(0) : at::empty({0}, input.options());
   if (input_by_kernel || weight_by_kernel) {
     TorchContext context(input.device());
     const auto target = [](bool wanted, Tensor& tensor) { return wanted ? tensor.mutable_data_ptr<float>() : nullptr; };
@@ -133,7 +137,10 @@ bool linear_trains_by_kernel(const Tensor& input, const Tensor& weight, const Op
   const LinearKernels* kernels = suitable_kernels(input, weight, bias);
   if (!kernels || weight.scalar_type() != at::kFloat) return false;
   const Linear p = problem(input, weight, Activation::none);
-  return kernels->is_faster(p) || kernels->input_gradient_is_faster(p) || kernels->weight_gradient_is_faster(p);
+  // A gradient of a big weight takes longer to get memory for than to compute, for few rows: kept memory is there.
+  constexpr int64_t kBigWeight = 1 << 18;
+  return weight.numel() >= kBigWeight || kernels->is_faster(p) || kernels->input_gradient_is_faster(p) ||
+         kernels->weight_gradient_is_faster(p);
 }
 
 const bool kHasDirectKernel = add_direct_kernel("fastvision::linear", [](at::ArrayRef<c10::IValue> options) {
