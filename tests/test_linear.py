@@ -89,7 +89,7 @@ def test_the_kernel_runs_for_few_rows(capability):
     if capability == "emulated":
         pytest.skip("the family has no CUDA kernels")
     few, more = draw(8, 40, 6), draw(9, 40, 6)
-    kernels = {"fastvision::linear", "aten::empty"}
+    kernels = {"fastvision::linear"}
     assert operators_of(lambda: linear(*few)) == kernels
     operators = operators_of(lambda: linear(*more))
     assert "aten::addmm" in operators or (capability == "avx512" and operators == kernels)  # on AMD's processors

@@ -9,6 +9,7 @@ import threading
 import pytest
 import torch
 
+import fastvision
 from fastvision import backends
 from fastvision.ops import conv2d_pool2d, reparameterize
 
@@ -129,6 +130,18 @@ def test_the_second_call_finds_its_pages():
     kept, without = map(int, output.split())
     pages = 32 * 128 * 128 * 4 // 4096
     assert without - kept > 0.9 * pages
+
+
+def test_gradients_of_a_big_layer_are_kept():
+    layer = fastvision.nn.Linear(512, 600, bias=False)
+    images = torch.randn(12, 512, requires_grad=True)
+    layer(images).sum().backward()
+    expected = torch.autograd.grad(torch.nn.functional.linear(images, layer.weight).sum(), (layer.weight, images))
+    torch.testing.assert_close((layer.weight.grad, images.grad), expected)
+    size = layer.weight.nbytes
+    cpu.empty_cache()
+    layer.weight.grad = None
+    assert cpu.cached_bytes == size
 
 
 def test_threads_share_the_cache():

@@ -21,7 +21,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activat
         input: shape (..., in_features), any strides. In float32 up to 8 rows have a kernel, with weights of 16 MiB or
             more up to 32, and with AVX-512 on AMD's processors, where stock's products do without it, any number. So
             have the gradients: of weights of 32 MiB or more, of inputs of many features, and there of all but small
-            layers. All else runs the reference.
+            layers. All else runs the reference, of weights of 1 MiB or more with gradients in kept memory.
         weight: shape (out_features, in_features), of input's dtype and device.
         bias: shape (out_features), or None.
         activation: 'none' or 'relu'.

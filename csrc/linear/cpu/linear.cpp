@@ -42,23 +42,21 @@ bool packing_gradients_pays(const Linear& p) {
   return multiplies_wider_than_stock() && p.rows >= kMinRows && p.rows * p.in_features * p.out_features >= kMinProducts;
 }
 
-// Of so many floats a result is fresh memory, whose first touch costs stock up to twice what the products do: ours is
-// on huge pages.
-constexpr int64_t kFreshFloats = 1 << 23;
+// Floats of a result from which on ours is faster. Zen 3, one core, both in kept memory, stock's time over ours at 8,
+// 32, 128 rows: 86528>128 1.1, 1.1, 1.1; 16384>1024 1.6, 1.3, 1.2; 25088>512 1.1, 0.9, 1.0; 4096>1024 1.0, 1.0, 1.0.
+constexpr int64_t kBigResult = 1 << 23;
 
-// Zen 3, one core, stock's time over ours at 8, 32, 128 rows: 86528>128 2.3, 1.9, 1.4; 25088>512 2.4, 1.9, 1.4;
-// 4096>4096 2.1, 2.1, 1.3, at 2048 rows of 4096>2048 1.1.
 bool weight_gradient_is_faster(const Linear& p) {
-  return p.in_features * p.out_features >= kFreshFloats || packing_gradients_pays(p);
+  return p.in_features * p.out_features >= kBigResult || packing_gradients_pays(p);
 }
 
-// Also wide results of a short depth, which stock is slow at: 86528>128 1.3, 1.1, 1.4; 25088>512 1.3, 1.2, 1.1; 64 rows
-// of 16384>1024 1.5, of 4096>1024 1.2, of 2048>1000 1.0; fresh memory, 8192 rows of 1024>256 1.3, of 1024>1024 0.9.
+// Also wide results of a short depth, which stock is slow at, at the same rows: 86528>128 1.3, 1.2, 1.1;
+// 16384>1024 2.1, 1.7, 1.3; 4096>1024 1.5, 1.2, 1.1; 4096>4096 0.8, 1.1, 1.1; 2048>1000 1.0, 0.9, 1.0.
 bool input_gradient_is_faster(const Linear& p) {
   constexpr int64_t kWideFeatures = 4096, kShortDepth = 512;
   const bool is_wide = p.in_features >= kWideFeatures && p.in_features >= 4 * p.out_features;
-  const bool is_fresh = p.rows * p.in_features >= kFreshFloats && p.out_features <= kShortDepth;
-  return is_wide || is_fresh || packing_gradients_pays(p);
+  const bool is_big = p.rows * p.in_features >= kBigResult && p.out_features <= kShortDepth;
+  return is_wide || is_big || packing_gradients_pays(p);
 }
 
 }  // namespace
