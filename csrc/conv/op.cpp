@@ -10,8 +10,8 @@
 
 #include "conv/kernels.h"
 #include "conv/reference.h"
-#include "core/memory.h"
 #include "core/direct.h"
+#include "core/memory.h"
 #include "core/symbolic.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"

@@ -6,10 +6,10 @@
 
 namespace fastvision {
 
-// Blocks from 128 KiB on are kept when they are freed, for the next of about their size: glibc gives such memory back to
-// the system, and the first touch of each 4 KiB page that it fetches again costs 1.6 to 2.5 us, 7 to 18 % of the time of
-// a converted network at batch 1. Kept are at most max_cached_bytes(), none that was not asked for in a while, and all
-// is given back by empty_cache().
+// Blocks from 128 KiB on are kept when they are freed, for the next of about their size: glibc gives such memory back
+// to the system, and the first touch of each 4 KiB page that it fetches again costs 1.6 to 2.5 us, 7 to 18 % of the
+// time of a converted network at batch 1. Kept are at most max_cached_bytes(), none that was not asked for in a while,
+// and all is given back by empty_cache().
 c10::DataPtr allocate_block(size_t bytes);
 
 // at::empty, whose CPU results lie in such blocks.

@@ -12,8 +12,8 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/SmallVector.h>
 
-#include "core/memory.h"
 #include "core/context.h"
+#include "core/memory.h"
 
 namespace fastvision {
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "conv/options.h"
-#include "core/memory.h"
 #include "core/direct.h"
+#include "core/memory.h"
 #include "core/symbolic.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"

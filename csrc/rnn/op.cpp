@@ -6,8 +6,8 @@
 #include <c10/util/irange.h>
 #include <torch/library.h>
 
-#include "core/memory.h"
 #include "core/direct.h"
+#include "core/memory.h"
 #include "core/torch_context.h"
 #include "core/torch_kernels.h"
 #include "rnn/kernels.h"
