@@ -32,6 +32,16 @@ def capability(request: pytest.FixtureRequest) -> Iterator[str]:
     fastvision.backends.cpu.capability = before
 
 
+@pytest.fixture(autouse=True)
+def widest_capability(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What tests that do not ask for `capability` run on, also between those of their file that do."""
+    before = fastvision.backends.cpu.capability
+    if "capability" not in request.fixturenames:
+        fastvision.backends.cpu.capability = fastvision.backends.cpu.available_capabilities()[0]
+    yield
+    fastvision.backends.cpu.capability = before
+
+
 @pytest.fixture
 def intraop_threads() -> Iterator[Callable[[int], None]]:
     """Sets torch's number of threads, for this test."""

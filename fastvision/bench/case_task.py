@@ -1,7 +1,9 @@
 """What tasks of every family have in common."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastvision.bench.checking import as_tensors
 from fastvision.bench.limits import Read
@@ -51,3 +53,15 @@ class CaseTask:
     def as_results(self, returned: object) -> tuple[Tensor, ...]:
         """What a peer's call returned, in the shapes of the reference."""
         return as_tensors(returned)
+
+    def call(self, module: nn.Module, input: Tensor, grad_output: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+        """The module on an input; in training also the gradients of the input and of the module's parameters."""
+        if self.mode == "infer":
+            return lambda: (module(input),)
+        leaves = [input.requires_grad_(), *module.parameters()]
+
+        def step() -> tuple[Tensor, ...]:
+            output = module(input)
+            return (output, *torch.autograd.grad(output, leaves, grad_output))
+
+        return step

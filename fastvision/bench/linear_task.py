@@ -64,22 +64,11 @@ class LinearTask(CaseTask):
 
     def module_call(self, module: nn.Module, memory_format: torch.memory_format) -> Callable[[], object]:
         """One call of a module on this task's tensors."""
-        return self._call(module, self.input.clone(), self.grad_output)
+        return self.call(module, self.input.clone(), self.grad_output)
 
     def reference(self) -> tuple[Tensor, ...]:
         """All results in float64, from the stock module."""
-        return self._call(self.stock_module().double(), self.input.double(), self.grad_output.double())()
-
-    def _call(self, module: nn.Module, input: Tensor, grad_output: Tensor) -> Callable[[], tuple[Tensor, ...]]:
-        if self.mode == "infer":
-            return lambda: (module(input),)
-        leaves = [input.requires_grad_(), *module.parameters()]
-
-        def step() -> tuple[Tensor, ...]:
-            output = module(input)
-            return (output, *torch.autograd.grad(output, leaves, grad_output))
-
-        return step
+        return self.call(self.stock_module().double(), self.input.double(), self.grad_output.double())()
 
     def _with_parameters(self, kind: type[nn.Linear]) -> nn.Module:
         module = nn.utils.skip_init(kind, self.case.in_features, self.case.out_features, dtype=self.dtype)

@@ -63,19 +63,8 @@ class PoolTask(CaseTask):
 
     def module_call(self, module: nn.Module, memory_format: torch.memory_format) -> Callable[[], object]:
         """One call of a module on this task's tensors, in memory_format."""
-        return self._call(module, *(t.clone(memory_format=memory_format) for t in (self.input, self.grad_output)))
+        return self.call(module, *(t.clone(memory_format=memory_format) for t in (self.input, self.grad_output)))
 
     def reference(self) -> tuple[Tensor, ...]:
         """All results in float64, from the stock module."""
-        return self._call(self.stock_module(), self.input.double(), self.grad_output.double())()
-
-    def _call(self, module: nn.Module, input: Tensor, grad_output: Tensor) -> Callable[[], tuple[Tensor, ...]]:
-        if self.mode == "infer":
-            return lambda: (module(input),)
-        input.requires_grad_()
-
-        def step() -> tuple[Tensor, ...]:
-            output = module(input)
-            return (output, *torch.autograd.grad(output, input, grad_output))
-
-        return step
+        return self.call(self.stock_module(), self.input.double(), self.grad_output.double())()
