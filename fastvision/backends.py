@@ -38,7 +38,8 @@ class _CPU:
     def max_cached_bytes(self) -> int:
         """How much memory of freed results and workspace is kept for the next call, in bytes; 0 keeps none.
 
-        At start a sixteenth of the machine's memory, 1 GiB at most. Blocks under 128 KiB are the C library's.
+        At start a sixteenth of the memory that the machine or the container has, 1 GiB at most. Blocks under 128 KiB
+        are the C library's.
         """
         return _C.max_cached_bytes()
 

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
 #include <mutex>
 #include <vector>
 
@@ -29,10 +30,19 @@ struct FreeBlock {
   uint64_t freed_at;
 };
 
-size_t default_limit() {
+// The machine's memory, or what a container may use of it.
+size_t available_memory() {
   const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGE_SIZE);
-  const size_t memory = pages > 0 && page > 0 ? static_cast<size_t>(pages) * page : 0;
-  return std::min<size_t>(memory / 16, 1 << 30);
+  size_t memory = pages > 0 && page > 0 ? static_cast<size_t>(pages) * page : 0;
+  for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    size_t limit = 0;
+    if (std::ifstream(path) >> limit) memory = std::min(memory, limit);
+  }
+  return memory;
+}
+
+size_t default_limit() {
+  return std::min<size_t>(available_memory() / 16, 1 << 30);
 }
 
 class BlockCache {
