@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from cases import SAMPLES, Problem, assert_accurate, assert_same_layout, in_double, problems, raw_options, stock
 from hypothesis import given
+from profiled import operators_of
 
 import fastvision
 from fastvision.ops import conv2d_batch_norm_pool2d, conv2d_batch_norm_pool2d_reference
@@ -70,9 +71,7 @@ def test_the_kernel_runs_and_makes_one_pass(capability, name):
         pytest.skip("the CUDA kernels leave folding to operators")
     problem = BATCHED[name]
     arguments = (*problem.tensors(), *draw_norm(problem), EPS)
-    with torch.profiler.profile() as profile:
-        conv2d_batch_norm_pool2d(*arguments, **problem.options)
-    names = {event.name for event in profile.events() if event.name.startswith(("aten::", "fastvision::"))}
+    names = operators_of(lambda: conv2d_batch_norm_pool2d(*arguments, **problem.options))
     assert names == {"fastvision::conv2d_batch_norm_pool2d", "aten::empty"}
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from functorch.compile import make_boxed_func
 from hypothesis import given
 from hypothesis import strategies as st
+from profiled import operators_of
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
@@ -76,12 +77,6 @@ def test_rows_apart_in_memory(capability):
     input, weight, bias = draw(3, 64, 24)
     views = (input[:, 8:48], weight[:, 3:43], bias)
     assert_accurate(linear(*views), exact(*views))
-
-
-def operators_of(call):
-    with torch.profiler.profile() as profile:
-        call()
-    return {event.name for event in profile.events() if event.name.startswith(("aten::", "fastvision::"))}
 
 
 def test_the_kernel_runs_for_few_rows(capability):

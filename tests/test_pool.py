@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from functorch.compile import make_boxed_func
 from hypothesis import given
 from hypothesis import strategies as st
+from profiled import operators_of
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
@@ -19,7 +20,7 @@ from fastvision.ops import max_pool2d, max_pool2d_reference
 OPERATOR = torch.ops.fastvision.max_pool2d.default
 WITH_INDICES = torch.ops.fastvision.max_pool2d_with_indices.default
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-# The fixture of the instruction set lasts until the last test: without it, one would run on any of them.
+# Every test runs on each instruction set.
 pytestmark = pytest.mark.usefixtures("one_thread", "capability")
 
 
@@ -74,12 +75,6 @@ def test_any_window(data):
     sizes = [data.draw(st.integers(max(1, size - 2 * pad), 40)) for size, pad in zip(kernel, padding, strict=True)]
     input = images(data.draw(st.integers(1, 3)), *sizes, dtype=data.draw(st.sampled_from(DTYPES)))
     assert_as_stock(input, kernel, stride, padding, 1, data.draw(st.booleans()))
-
-
-def operators_of(call):
-    with torch.profiler.profile() as profile:
-        call()
-    return {event.name for event in profile.events() if event.name.startswith(("aten::", "fastvision::"))}
 
 
 @pytest.fixture

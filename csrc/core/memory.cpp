@@ -13,6 +13,8 @@
 #include <mutex>
 #include <vector>
 
+#include "core/integers.h"
+
 namespace fastvision {
 namespace {
 
@@ -66,10 +68,11 @@ class BlockCache {
   }
 
   void give(Header* header) {
-    const Locked locked(*this);
-    blocks_.push_back({header, time_});
-    cached_ += header->capacity;
-    drop_oldest();
+    change([&] {
+      blocks_.push_back({header, time_});
+      cached_ += header->capacity;
+      return drop(superfluous());
+    });
   }
 
   size_t cached() {
@@ -83,58 +86,55 @@ class BlockCache {
   }
 
   void set_limit(size_t bytes) {
-    const Locked locked(*this);
-    limit_ = bytes;
-    drop_oldest();
+    change([&] {
+      limit_ = bytes;
+      return drop(superfluous());
+    });
   }
 
   void empty() {
-    const Locked locked(*this);
-    drop(blocks_.size());
+    change([&] { return drop(blocks_.size()); });
   }
 
   std::mutex& mutex() { return mutex_; }
 
  private:
-  // Holds the mutex, and frees what was dropped after it: the system takes its time over that.
-  class Locked {
-   public:
-    explicit Locked(BlockCache& cache) : cache_(cache), guard_(cache.mutex_) {}
-    ~Locked() {
-      const std::vector<FreeBlock> dropped = std::move(cache_.dropped_);
-      cache_.dropped_.clear();
-      guard_.unlock();
-      for (const FreeBlock& block : dropped) std::free(block.header);
-    }
-
-   private:
-    BlockCache& cache_;
-    std::unique_lock<std::mutex> guard_;
-  };
-
   static constexpr size_t kMaxWaste = 4;     // of a block, as a part of what is asked for
   static constexpr uint64_t kMaxAge = 1024;  // allocations that passed a block by
   static constexpr size_t kMaxBlocks = 256;
 
-  void drop_oldest() {
-    size_t count = blocks_.size() > kMaxBlocks ? blocks_.size() - kMaxBlocks : 0, kept = cached_;
-    for (size_t i = 0; i < count; ++i) kept -= blocks_[i].header->capacity;
-    for (; count < blocks_.size() && (kept > limit_ || time_ - blocks_[count].freed_at > kMaxAge); ++count) {
-      kept -= blocks_[count].header->capacity;
+  // What is dropped is freed without the mutex: the system takes its time over that.
+  template <class F>
+  void change(const F& dropping) {
+    std::vector<FreeBlock> dropped;
+    {
+      const std::lock_guard guard(mutex_);
+      dropped = dropping();
     }
-    drop(count);
+    for (const FreeBlock& block : dropped) std::free(block.header);
   }
 
-  void drop(size_t count) {
+  // How many of the oldest blocks have to go.
+  size_t superfluous() const {
+    size_t count = 0, kept = cached_;
+    for (; count < blocks_.size(); ++count) {
+      const FreeBlock& oldest = blocks_[count];
+      if (blocks_.size() - count <= kMaxBlocks && kept <= limit_ && time_ - oldest.freed_at <= kMaxAge) break;
+      kept -= oldest.header->capacity;
+    }
+    return count;
+  }
+
+  std::vector<FreeBlock> drop(size_t count) {
     const auto end = blocks_.begin() + count;
-    for (auto block = blocks_.begin(); block != end; ++block) cached_ -= block->header->capacity;
-    dropped_.assign(blocks_.begin(), end);
+    std::vector<FreeBlock> dropped(blocks_.begin(), end);
+    for (const FreeBlock& block : dropped) cached_ -= block.header->capacity;
     blocks_.erase(blocks_.begin(), end);
+    return dropped;
   }
 
   std::mutex mutex_;
   std::vector<FreeBlock> blocks_;  // in the order they were freed
-  std::vector<FreeBlock> dropped_;
   uint64_t time_ = 0;
   size_t cached_ = 0, limit_ = default_limit();
 };
@@ -153,7 +153,7 @@ BlockCache& cache() {
 
 Header* new_block(size_t bytes) {
   const bool huge = bytes >= kMinHuge;
-  const size_t capacity = (bytes + alignof(Header) - 1) / alignof(Header) * alignof(Header);
+  const size_t capacity = round_up(bytes, alignof(Header));
   const auto allocate = [=] {
     void* memory = nullptr;
     return posix_memalign(&memory, huge ? kHugePage : alignof(Header), sizeof(Header) + capacity) ? nullptr : memory;

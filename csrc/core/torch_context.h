@@ -13,6 +13,7 @@
 #include <c10/util/SmallVector.h>
 
 #include "core/context.h"
+#include "core/integers.h"
 #include "core/memory.h"
 
 namespace fastvision {
@@ -22,7 +23,7 @@ class TorchContext final : public Context {
   explicit TorchContext(c10::Device device) : device_(device) {}
 
   void* allocate(size_t bytes) override {
-    const size_t aligned = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    const size_t aligned = round_up(bytes, kAlignment);
     if (device_.is_cpu() && used_ + aligned <= sizeof(arena_)) {
       void* start = arena_ + used_;
       used_ += aligned;

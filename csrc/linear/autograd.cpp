@@ -56,7 +56,7 @@ Tensor linear(const Tensor& input, const Tensor& weight, const OptionalTensor& b
     return call_forward(input, weight, bias, activation);
   }
   // What traces a graph sees stock's operators.
-  if (is_traced(input) || is_traced(weight) || !linear_trains_by_kernel(input, weight, bias)) {
+  if (is_traced(input) || is_traced(weight) || !linear_backward_pays(input, weight, bias)) {
     return linear_reference(input, weight, bias, activation);
   }
   return LinearFunction::apply(input, weight, bias, activation);

@@ -133,7 +133,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(const Tensor& grad_output, co
 
 }  // namespace
 
-bool linear_trains_by_kernel(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
+bool linear_backward_pays(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
   const LinearKernels* kernels = suitable_kernels(input, weight, bias);
   if (!kernels || weight.scalar_type() != at::kFloat) return false;
   const Linear p = problem(input, weight, Activation::none);

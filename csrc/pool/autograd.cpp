@@ -85,13 +85,13 @@ std::tuple<Tensor, Tensor> max_pool2d_with_indices(const Tensor& input, const Ma
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fastvision, Autograd, m) {
-  m.impl("max_pool2d", &with_flat_options<&max_pool2d>);
-  m.impl("max_pool2d_with_indices", &with_flat_options<&max_pool2d_with_indices>);
+  m.impl("max_pool2d", &from_flat_options<&max_pool2d>);
+  m.impl("max_pool2d_with_indices", &from_flat_options<&max_pool2d_with_indices>);
 }
 
 TORCH_LIBRARY_IMPL(fastvision, FuncTorchBatched, m) {
-  m.impl("max_pool2d", &with_flat_options<&max_pool2d_reference>);
-  m.impl("max_pool2d_with_indices", &with_flat_options<&max_pool2d_with_indices_reference>);
+  m.impl("max_pool2d", &from_flat_options<&max_pool2d_reference>);
+  m.impl("max_pool2d_with_indices", &from_flat_options<&max_pool2d_with_indices_reference>);
 }
 
 }  // namespace fastvision

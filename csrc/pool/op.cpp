@@ -118,18 +118,18 @@ const bool kHasDirectKernel = add_direct_kernel("fastvision::max_pool2d", [](at:
 
 // Every backend of stock's: a layer of ours may be given what has no kernel here, such as quantized tensors.
 TORCH_LIBRARY_IMPL(fastvision, CompositeExplicitAutograd, m) {
-  m.impl("max_pool2d", &with_flat_options<&max_pool2d_reference>);
-  m.impl("max_pool2d_with_indices", &with_flat_options<&max_pool2d_with_indices_reference>);
+  m.impl("max_pool2d", &from_flat_options<&max_pool2d_reference>);
+  m.impl("max_pool2d_with_indices", &from_flat_options<&max_pool2d_with_indices_reference>);
 }
 
 TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
-  m.impl("max_pool2d", &with_flat_options<&max_pool2d>);
-  m.impl("max_pool2d_with_indices", &with_flat_options<&max_pool2d_with_indices>);
+  m.impl("max_pool2d", &from_flat_options<&max_pool2d>);
+  m.impl("max_pool2d_with_indices", &from_flat_options<&max_pool2d_with_indices>);
 }
 
 TORCH_LIBRARY_IMPL(fastvision, CUDA, m) {
-  m.impl("max_pool2d", &with_flat_options<&max_pool2d>);
-  m.impl("max_pool2d_with_indices", &with_flat_options<&max_pool2d_with_indices>);
+  m.impl("max_pool2d", &from_flat_options<&max_pool2d>);
+  m.impl("max_pool2d_with_indices", &from_flat_options<&max_pool2d_with_indices>);
 }
 
 }  // namespace fastvision

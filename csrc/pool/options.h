@@ -13,7 +13,7 @@ struct MaxPoolOptions {
 
 // A function of (input, options) with the parameter list of its schema.
 template <auto Function>
-auto with_flat_options(const at::Tensor& input, at::IntArrayRef kernel_size, at::IntArrayRef stride,
+auto from_flat_options(const at::Tensor& input, at::IntArrayRef kernel_size, at::IntArrayRef stride,
                        at::IntArrayRef padding, at::IntArrayRef dilation, bool ceil_mode) {
   return Function(input, MaxPoolOptions{kernel_size, stride, padding, dilation, ceil_mode});
 }

@@ -18,8 +18,8 @@ std::tuple<Tensor, Tensor> max_pool2d_with_indices_reference(const Tensor& input
 }
 
 TORCH_LIBRARY_IMPL(fastvision, CompositeImplicitAutograd, m) {
-  m.impl("max_pool2d_reference", &with_flat_options<&max_pool2d_reference>);
-  m.impl("max_pool2d_with_indices_reference", &with_flat_options<&max_pool2d_with_indices_reference>);
+  m.impl("max_pool2d_reference", &from_flat_options<&max_pool2d_reference>);
+  m.impl("max_pool2d_with_indices_reference", &from_flat_options<&max_pool2d_with_indices_reference>);
 }
 
 }  // namespace fastvision

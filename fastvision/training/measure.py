@@ -81,8 +81,7 @@ def peak_training_memory(run: TrainingRun) -> int | None:
     """
     program = f"from {__name__} import report_training_memory; report_training_memory()"
     command = [sys.executable, "-c", program, json.dumps(asdict(run))]
-    # glibc keeps freed blocks for reuse up to this size in bytes; a low limit makes resident memory follow live memory,
-    # as does _measure's.
+    # glibc keeps freed blocks for reuse up to this size in bytes; a low limit makes resident memory follow live memory.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if child.returncode != 0:
@@ -97,7 +96,7 @@ def report_training_memory() -> None:
 
 
 def _measure(run: TrainingRun) -> int | None:
-    backends.cpu.max_cached_bytes = 0
+    backends.cpu.max_cached_bytes = 0  # nor may fastvision keep what it has freed
     torch.set_num_threads(run.threads)
     dataset = _random_images(run)
     model = build_model(dataset, run.model, converted=run.converted).to(run.device)

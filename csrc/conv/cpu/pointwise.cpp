@@ -74,16 +74,16 @@ class UnitWorker {
     int64_t channel_stride;
   };
 
-  bool reads_in_place() const {
-    return std::is_same_v<T, float> && p_.stride_h == 1 && p_.stride_w == 1 && p_.out_channels <= kFewOutputs;
-  }
+  bool reads_in_place() const { return std::is_same_v<T, float> && is_dense() && p_.out_channels <= kFewOutputs; }
 
   bool is_dense() const { return p_.stride_h == 1 && p_.stride_w == 1; }
 
-  // Of a unit's first pixel, where the input is dense.
-  const T* input_of(const Unit& unit) const {
-    return static_cast<const T*>(tensors_.input) + unit.image * p_.input_strides.n + unit.first;
+  const T* image_of(const Unit& unit) const {
+    return static_cast<const T*>(tensors_.input) + unit.image * p_.input_strides.n;
   }
+
+  // Of a unit's first pixel, where the input is dense.
+  const T* input_of(const Unit& unit) const { return image_of(unit) + unit.first; }
 
   static constexpr int kToRead = 0, kToWrite = 1;
   template <int ReadOrWrite>
@@ -110,8 +110,7 @@ class UnitWorker {
         if (c + kAhead < p_.in_channels) prefetch<kToRead>(source + kAhead * p_.input_strides.c, unit.count);
         pack_dense(source, unit.count, target);
       } else {
-        const T* image = static_cast<const T*>(tensors_.input) + unit.image * p_.input_strides.n;
-        pack_strided(image + c * p_.input_strides.c, unit.first, unit.count, target);
+        pack_strided(image_of(unit) + c * p_.input_strides.c, unit.first, unit.count, target);
       }
     }
   }

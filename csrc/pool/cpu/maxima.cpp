@@ -8,19 +8,18 @@
 namespace fastvision {
 namespace {
 
-// Of as many rows as windows have, if that is known (not zero) at compile time.
-template <int Rows, class T>
-inline FASTVISION_INLINE Vec max_of_rows(const T* source, int64_t stride, int64_t rows, int64_t n) {
-  const auto load = [&](int64_t row) FASTVISION_INLINE { return load_as_float(source + row * stride, n); };
-  if constexpr (Rows == 1) {
+// The maximum of load(0) to load(count - 1); `Count` is their number if that is known (not zero) at compile time.
+template <int Count, class Load>
+inline FASTVISION_INLINE Vec max_of(int64_t count, const Load& load) {
+  if constexpr (Count == 1) {
     return load(0);
-  } else if constexpr (Rows == 2) {
+  } else if constexpr (Count == 2) {
     return at::vec::maximum(load(0), load(1));
-  } else if constexpr (Rows == 3) {
+  } else if constexpr (Count == 3) {
     return max_keeping_nan(load(0), load(1), load(2));
   } else {
     Vec best = load(0);
-    for (int64_t row = 1; row < rows; ++row) best = at::vec::maximum(best, load(row));
+    for (int64_t i = 1; i < count; ++i) best = at::vec::maximum(best, load(i));
     return best;
   }
 }
@@ -56,8 +55,10 @@ class Planes {
     const T* source = input + rows.first * p_.in_w;
     const int64_t count = rows.last - rows.first;
     const auto fill_from = [&]<int Rows>() {
-      layout_.fill(row_.data(), [&](int64_t x, int64_t n)
-                                    FASTVISION_INLINE { return max_of_rows<Rows>(source + x, p_.in_w, count, n); });
+      layout_.fill(row_.data(), [&](int64_t x, int64_t n) FASTVISION_INLINE {
+        return max_of<Rows>(
+            count, [&](int64_t row) FASTVISION_INLINE { return load_as_float(source + row * p_.in_w + x, n); });
+      });
     };
     switch (count) {
       case 1:
@@ -81,22 +82,10 @@ class Planes {
       }
     } else {
       for_each_vector(p_.out_w, [&](int64_t x, int64_t n) FASTVISION_INLINE {
-        const Vec best = max_of_taps(x);
+        const Vec best = max_of<Kernel>(
+            p_.kernel_w, [&](int64_t tap) FASTVISION_INLINE { return Vec::loadu(layout_.tap(row_.data(), tap) + x); });
         n == kLanes || fits ? best.store(target + x) : best.store(target + x, n);
       });
-    }
-  }
-
-  Vec max_of_taps(int64_t x) {
-    const auto load = [&](int64_t tap) FASTVISION_INLINE { return Vec::loadu(layout_.tap(row_.data(), tap) + x); };
-    if constexpr (Kernel == 2) {
-      return at::vec::maximum(load(0), load(1));
-    } else if constexpr (Kernel == 3) {
-      return max_keeping_nan(load(0), load(1), load(2));
-    } else {
-      Vec best = load(0);
-      for (int64_t tap = 1; tap < p_.kernel_w; ++tap) best = at::vec::maximum(best, load(tap));
-      return best;
     }
   }
 
