@@ -124,6 +124,54 @@ SAMPLES = {
     "pointwise_last_pixel": Problem(
         channels=37, height=7, width=7, out_channels=41, kernel_size=(1, 1), options={"pool": "none"}
     ),
+    # More products than one chain has.
+    "few_outputs": Problem(
+        channels=20,
+        out_channels=3,
+        height=13,
+        width=37,
+        kernel_size=(3, 4),
+        options={"pool": "none", "padding": (1, 2)},
+    ),
+    "few_outputs_in_place": Problem(
+        channels=9, out_channels=7, height=11, width=21, kernel_size=(4, 2), options={"pool": "none", "dilation": 2}
+    ),
+    "few_outputs_strided": Problem(
+        channels=3,
+        out_channels=5,
+        height=20,
+        width=67,
+        kernel_size=(3, 5),
+        options={"pool": "none", "activation": "none", "padding": (2, 1), "stride": (1, 2), "dilation": (2, 3)},
+    ),
+    "few_outputs_thirds": Problem(
+        channels=3, out_channels=1, height=20, width=50, kernel_size=(5, 5), options={"pool": "none", "stride": 3}
+    ),
+    "few_outputs_short_rows": Problem(
+        channels=5, out_channels=9, height=9, width=6, kernel_size=(5, 5), options={"pool": "none", "padding": 2}
+    ),
+    "few_inputs": Problem(
+        channels=2,
+        out_channels=37,
+        height=17,
+        width=35,
+        kernel_size=(7, 7),
+        options={"pool": "none", "stride": 2, "padding": 3},
+    ),
+    "small_groups": Problem(
+        channels=10, out_channels=15, height=12, width=19, options={"groups": 5, "pool": "none", "padding": 1}
+    ),
+    "grouped_pointwise": Problem(
+        channels=12, out_channels=45, height=9, width=13, kernel_size=(1, 1), options={"groups": 3, "pool": "none"}
+    ),
+    "depthwise_7x7": Problem(
+        channels=3,
+        out_channels=3,
+        height=15,
+        width=21,
+        kernel_size=(7, 7),
+        options={"groups": 3, "pool": "none", "padding": 3},
+    ),
     "max_of_sums": Problem(options={"activation": "none"}),
     "no_bias": Problem(bias=False),
     "unbatched": Problem(batch=None),

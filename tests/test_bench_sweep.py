@@ -152,7 +152,7 @@ def test_cases_are_possible(case: ConvCase):
     ("case", "expected"),
     [
         (ConvCase(1, 8, 8, 9, pool="avg"), "avg-pool"),
-        (DEPTHWISE, "depthwise 3x3"),
+        (DEPTHWISE, "depthwise"),
         (ConvCase(1, 3, 8, 32, 7, 2, 3), "5x5 to 11x11"),
         (ConvCase(1, 8, 8, 9), "3x3 + max-pool"),
         (ConvCase(1, 8, 8, 9, stride=2, pool="none"), "3x3 stride 2"),
@@ -328,7 +328,7 @@ def test_sweep_command_prints_writes_and_draws(tmp_path: Path):
     pytest.importorskip("matplotlib")
     done = run("--sweep", "--json", "sweep.json", "--mode", "both")
     assert done.exit_code == 0, done.output
-    for text in (DEPTHWISE.name, GROUPED.name, "depthwise 3x3", "3x3 + max-pool", "below 0.98", "Picture: sweep.png"):
+    for text in (DEPTHWISE.name, GROUPED.name, "depthwise", "3x3 + max-pool", "below 0.98", "Picture: sweep.png"):
         assert text in done.output
     assert (tmp_path / "sweep.png").exists()
     data = json.loads((tmp_path / "sweep.json").read_text())

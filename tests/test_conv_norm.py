@@ -64,7 +64,7 @@ def test_agrees_with_float64(problem):
     assert_accurate(output, exact_with_norm(problem, tensors, norm), scale=4)
 
 
-@pytest.mark.parametrize("name", ["plain", "winograd", "planes", "pointwise", "depthwise"])
+@pytest.mark.parametrize("name", ["plain", "winograd", "planes", "pointwise", "depthwise", "few_outputs"])
 def test_the_kernel_runs_and_makes_one_pass(capability, name):
     """Otherwise these tests would compare stock with itself."""
     if capability == "emulated":

@@ -50,6 +50,9 @@ CASES = {
     "a forward that can't be traced": (ConvLSTM, (2, 3, 3, 12, 12), 3),
     "a forward": (Block, (2, 16, 12, 12), 1),
     "a Sequential": (lambda: nn.Sequential(nn.Conv2d(16, 20, 3), nn.Sigmoid()), (2, 16, 12, 12), 1),
+    "few outputs": (lambda: nn.Sequential(nn.Conv2d(5, 3, 5, padding=2), nn.Tanh()), (2, 5, 12, 12), 1),
+    "small groups": (lambda: nn.Sequential(nn.Conv2d(8, 12, 1, groups=2), nn.SiLU()), (2, 8, 12, 12), 1),
+    "depthwise": (lambda: nn.Sequential(nn.Conv2d(8, 8, 7, groups=8), nn.GELU()), (2, 8, 12, 12), 1),
 }
 
 
@@ -80,12 +83,13 @@ OTHERS = {
     "groups": (16, {"groups": 2}),
     "kernel": (16, {"kernel_size": (3, 5)}),
     "padding mode": (16, {"padding": 1, "padding_mode": "reflect"}),
+    "few outputs of one pixel": (16, {"kernel_size": 1, "out_channels": 3}),
 }
 
 
 @pytest.mark.parametrize(("channels", "options"), OTHERS.values(), ids=OTHERS)
 def test_convolutions_that_gain_nothing_alone_stay(channels, options):
-    model = nn.ModuleList([nn.Conv2d(channels, 16, **{"kernel_size": 3, **options})])
+    model = nn.ModuleList([nn.Conv2d(channels, **{"out_channels": 16, "kernel_size": 3, **options})])
     assert type(convert(model)[0]) is nn.Conv2d
     assert explain(model).count("replaceable") == 0
 

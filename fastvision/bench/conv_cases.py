@@ -172,4 +172,7 @@ CONV_CASES = (
     ConvCase(8, 3, 64, 224, 7, 2, 3, "max", 3, 2, 1, origin="ResNet stem"),
     ConvCase(1, 256, 64, 56, 1, pool="none", origin="ResNet", quick=True),
     ConvCase(1, 64, 192, 27, 5, padding=2, pool_kernel_size=3, origin="AlexNet"),
+    ConvCase(1, 128, 128, 56, padding=1, pool="none", groups=32, origin="ResNeXt"),
+    ConvCase(1, 64, 3, 128, padding=1, pool="none", origin="decoder"),
+    ConvCase(1, 32, 1, 64, 5, padding=2, pool="none", origin="SRCNN", quick=True),
 )

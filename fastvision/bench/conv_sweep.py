@@ -21,12 +21,16 @@ def kind(case: ConvCase) -> str:
     if case.pool == "avg":
         return "avg-pool"
     if case.is_depthwise:
-        return "depthwise 3x3"
+        return "depthwise"
     if case.kernel_size > 3:
         return "5x5 to 11x11"
     size = f"{case.kernel_size}x{case.kernel_size}"
     if case.pool == "max":
         return f"{size} + max-pool"
+    if case.groups > 1:
+        return "grouped"
+    if case.out_channels <= 4:
+        return "few outputs"
     return f"{size} stride 2" if case.stride == 2 else size
 
 
@@ -137,7 +141,41 @@ def _variants(layers: Iterable[ConvCase]) -> tuple[ConvCase, ...]:
     return tuple(case for case in cases if case.batch == 1 or case.flops("infer") <= MOST_FLOPS)
 
 
-# One tuple for each network.
+def _grouped() -> Iterable[ConvCase]:
+    """ResNeXt-50 32x4d, ShuffleNet with 3 groups, ConvNeXt-T."""
+    for width, size in ((128, 56), (256, 28), (512, 14)):
+        yield _conv("ResNeXt", width, width, size, 3, groups=32)
+        yield _conv("ResNeXt", 2 * width, 2 * width, size, 3, 2, groups=32)
+    for width, size in ((240, 28), (480, 14), (960, 7)):
+        yield _conv("ShuffleNet", width, width // 4, size, 1, groups=3)
+        yield _conv("ShuffleNet", width // 4, width, size, 1, groups=3)
+    for width, size in ((96, 56), (192, 28), (384, 14), (768, 7)):
+        yield _conv("ConvNeXt", width, width, size, 7, groups=width)
+
+
+def _generated() -> Iterable[ConvCase]:
+    """Layers that end in an image: of SRCNN, a decoder, CycleGAN and DCGAN's discriminator."""
+    yield _conv("SRCNN", 1, 64, 64, 9)
+    yield _conv("SRCNN", 32, 1, 64, 5)
+    yield from (_conv("decoder", 64, 3, size, 3) for size in (32, 64, 128))
+    yield _conv("CycleGAN", 64, 3, 128, 7)
+    yield _conv("DCGAN", 3, 64, 64, 4, 2, padding=1)
+
+
+# One tuple for each network, or kind of network.
 SWEEP_CASES = tuple(
-    map(_variants, (_recognition(), _lenet(), _vgg(), _resnet(), _alexnet(), _squeezenet(), _mobilenet()))
+    map(
+        _variants,
+        (
+            _recognition(),
+            _lenet(),
+            _vgg(),
+            _resnet(),
+            _alexnet(),
+            _squeezenet(),
+            _mobilenet(),
+            _grouped(),
+            _generated(),
+        ),
+    )
 )

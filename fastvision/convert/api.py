@@ -42,9 +42,9 @@ def convert(
 
     Linear, MaxPool2d, LSTM, GRU, LSTMCell and GRUCell, anywhere in the model, become those of fastvision.nn, in place:
     the layer keeps its identity, parameters, hooks and mode. So does a Conv2d with a 3x3 kernel, stride 1 and 16 input
-    channels or more, which is faster also where nothing that follows it can be fused. In forwards that are traced,
-    `F.max_pool2d` behind no convolution becomes `fastvision.ops.max_pool2d`. `fastvision.explain` lists what is
-    replaced, what is not, and why.
+    channels or more, or with fewer than 16 output channels, in all or per group, which is faster also where nothing
+    that follows it can be fused. In forwards that are traced, `F.max_pool2d` behind no convolution becomes
+    `fastvision.ops.max_pool2d`. `fastvision.explain` lists what is replaced, what is not, and why.
 
     Args:
         model: any module; what it is made of is found at any depth.

@@ -31,28 +31,43 @@ _OPERATORS = {
 }
 # Input channels from which on Winograd's algorithm takes half of a convolution's time, in training, too.
 _MIN_WINOGRAD_CHANNELS = 16
+# Output channels per group below which stock leaves much of its vectors idle, unless it has whole blocks of channels.
+_FEW_OUTPUTS = 16
+_STOCK_BLOCK = 8
 STOCK_LAYERS = tuple(_REPLACEMENTS)
 _ORIGINALS = {ours: stock for stock, ours in _REPLACEMENTS.items()}
 
 
 def replacement(layer: nn.Module) -> type[nn.Module] | None:
     """The class that does what this layer does, faster; None if there is none or the layer has its own forward."""
-    if "forward" in layer.__dict__ or (type(layer) is nn.Conv2d and not _is_winograds(layer)):
+    if "forward" in layer.__dict__ or (type(layer) is nn.Conv2d and not _pays_alone(layer)):
         return None
     if type(layer) is nn.MaxPool2d and both_axes(layer.dilation) != (1, 1):
         return None
     return _REPLACEMENTS.get(type(layer))
 
 
-def _is_winograds(convolution: nn.Conv2d) -> bool:
+def _pays_alone(convolution: nn.Conv2d) -> bool:
     """Whether nothing needs to follow a convolution for its kernel to be faster than stock's."""
+    return convolution.padding_mode == "zeros" and (_is_winograds(convolution) or _has_few_outputs(convolution))
+
+
+def _is_winograds(convolution: nn.Conv2d) -> bool:
     ones = (convolution.stride, convolution.dilation, convolution.groups)
     return (
         both_axes(convolution.kernel_size) == (3, 3)
         and all(both_axes(one) == (1, 1) for one in ones)
         and convolution.in_channels >= _MIN_WINOGRAD_CHANNELS
-        and convolution.padding_mode == "zeros"
     )
+
+
+def _has_few_outputs(convolution: nn.Conv2d) -> bool:
+    channels = [n // convolution.groups for n in (convolution.in_channels, convolution.out_channels)]
+    if channels[1] >= _FEW_OUTPUTS:
+        return False
+    if convolution.groups == 1:
+        return both_axes(convolution.kernel_size) != (1, 1)
+    return any(n % _STOCK_BLOCK for n in channels)
 
 
 def is_ours(layer: nn.Module) -> bool:

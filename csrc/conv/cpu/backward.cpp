@@ -4,6 +4,7 @@
 #include "conv/cpu/depthwise.h"
 #include "conv/cpu/forward.h"
 #include "conv/cpu/grad_weight.h"
+#include "conv/cpu/planar.h"
 #include "conv/cpu/sparse.h"
 #include "conv/cpu/winograd.h"
 #include "core/scratch.h"
@@ -79,13 +80,15 @@ void grad_input(const ConvPool2d& p, const ConvPool2dBackward& tensors, Context&
 //   1x1 0.7-1.0 and 0.2-0.7, with stride 2 0.75 and 1.0
 //   others 3x3 stride 2 - 1.2, 5x5 16>32 @28 1.0-1.2 and 1.1-1.2, 64>192 @27 0.9 and 0.95, 9x9 1>64 @64 0.8-0.9 and 5.6
 ConvGradients stock_is_faster_without_pool(const ConvPool2d& p) {
-  constexpr int64_t kFewPixels = 300, kLongSum = 1200;
-  const int64_t channels = p.in_channels / p.groups, window = p.kernel_h * p.kernel_w;
+  constexpr int64_t kFewPixels = 300;
+  const int64_t window = p.kernel_h * p.kernel_w;
   const bool few_pixels = p.batch * p.conv_h * p.conv_w < kFewPixels;
 #if defined(CPU_CAPABILITY_AVX512)  // which has only been measured with a pool
   const bool long_way = false;
   const bool many_products = false;
 #else
+  constexpr int64_t kLongSum = 1200;
+  const int64_t channels = p.in_channels / p.groups;
   const ConvPool2d adjoint = adjoint_problem(p);
   const bool long_way = channels < kLanes || !(winograd_applies(adjoint) && winograd_is_faster(adjoint));
   const bool many_products = (channels > 1 && channels < kLanes) || channels * window > kLongSum;
@@ -96,10 +99,10 @@ ConvGradients stock_is_faster_without_pool(const ConvPool2d& p) {
 }  // namespace
 
 ConvGradients direct_supported_gradients(const ConvPool2d& p) {
-  if (depthwise_applies(p)) return {false, false};
+  const bool sizes_known = p.batch > 0;
+  if (depthwise_applies(p) || (sizes_known && planar_replaces_stock(p))) return {false, false};
   // With a stride the adjoint has holes in its input: stock's business so far.
   const bool adjoint_has_kernel = p.stride_h == 1 && p.stride_w == 1;
-  const bool sizes_known = p.batch > 0;
   if (p.pool != Pool::none || !sizes_known) return {adjoint_has_kernel, true};
   const ConvGradients stock = stock_is_faster_without_pool(p);
   return {adjoint_has_kernel && !stock.input, !stock.weight};

@@ -3,6 +3,7 @@
 #include "conv/cpu/backward.h"
 #include "conv/cpu/depthwise.h"
 #include "conv/cpu/forward.h"
+#include "conv/cpu/planar.h"
 #include "conv/cpu/pointwise.h"
 #include "conv/cpu/winograd.h"
 #include "conv/cpu/winograd_planes.h"
@@ -12,9 +13,10 @@
 namespace fastvision {
 namespace {
 
-enum class Algorithm : uint8_t { stock, direct, depthwise, pointwise, winograd, winograd_planes };
+enum class Algorithm : uint8_t { stock, direct, depthwise, planar, pointwise, winograd, winograd_planes };
 
-// Fewer output channels per group leave most of a vector idle: grouped convolution is stock's, unless depthwise.
+// Fewer output channels per group leave most of a vector idle: such grouped convolution is stock's, where no kernel is
+// made for it.
 constexpr int64_t kMinGroupChannels = 8;
 
 // Products of one output.
@@ -48,6 +50,7 @@ Algorithm choose(const ConvPool2d& p) {
   const bool window_fits = p.pool_kernel_h * p.pool_kernel_w <= kMaxSelectableMaxWindow;
   const bool sizes_known = p.batch > 0;
   if (sizes_known && depthwise_applies(p)) return Algorithm::depthwise;
+  if (sizes_known && (planar_replaces_stock(p) || planar_is_faster(p))) return Algorithm::planar;
   if (!enough_channels || !window_fits) return Algorithm::stock;
   if (!sizes_known) return Algorithm::direct;
   if (winograd_planes_applies(p)) return Algorithm::winograd_planes;
@@ -95,7 +98,8 @@ void forward_winograd(const ConvPool2d& p, const ConvPool2dForward& tensors, Con
 // Runs the direct kernel where stock is faster: compiled code may have asked before the sizes were known.
 const char* forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
   Algorithm algorithm = choose(p);
-  const bool keeps_no_selection = algorithm == Algorithm::depthwise || algorithm == Algorithm::pointwise;
+  const bool keeps_no_selection =
+      algorithm == Algorithm::depthwise || algorithm == Algorithm::planar || algorithm == Algorithm::pointwise;
   if (tensors.selection && keeps_no_selection) algorithm = Algorithm::direct;
   switch (algorithm) {
     case Algorithm::winograd_planes:
@@ -106,6 +110,9 @@ const char* forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Conte
       break;
     case Algorithm::depthwise:
       depthwise_forward(p, tensors, context);
+      break;
+    case Algorithm::planar:
+      planar_forward(p, tensors, context);
       break;
     case Algorithm::pointwise:
       pointwise_forward(p, tensors, context);

@@ -143,16 +143,18 @@ void run_planes(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& 
 bool depthwise_applies(const ConvPool2d& p) {
   const bool is_depthwise = p.groups == p.in_channels && p.groups == p.out_channels;
   const bool square = p.kernel_h == p.kernel_w && p.stride_h == p.stride_w;
-  const bool sizes = (p.kernel_h == 3 || p.kernel_h == 5) && (p.stride_h == 1 || p.stride_h == 2);
+  const bool sizes = p.stride_h == 1 ? p.kernel_h == 3 || p.kernel_h == 5 || p.kernel_h == 7
+                                     : p.stride_h == 2 && (p.kernel_h == 3 || p.kernel_h == 5);
   const bool planes = p.input_strides.w == 1 && p.output_strides.w == 1;
   return is_depthwise && square && sizes && planes && p.dtype == DType::f32 && p.dilation_h == 1 && p.dilation_w == 1 &&
          p.pool == Pool::none;
 }
 
 void depthwise_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
-  const bool is_3x3 = p.kernel_h == 3, is_dense = p.stride_h == 1;
-  const auto run =
-      is_3x3 ? (is_dense ? run_planes<3, 1> : run_planes<3, 2>) : (is_dense ? run_planes<5, 1> : run_planes<5, 2>);
+  const bool is_dense = p.stride_h == 1;
+  const auto run = p.kernel_h == 7   ? run_planes<7, 1>
+                   : p.kernel_h == 5 ? (is_dense ? run_planes<5, 1> : run_planes<5, 2>)
+                                     : (is_dense ? run_planes<3, 1> : run_planes<3, 2>);
   run(p, tensors, context);
 }
 
