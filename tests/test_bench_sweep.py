@@ -157,6 +157,8 @@ def test_cases_are_possible(case: ConvCase):
         (ConvCase(1, 8, 8, 9), "3x3 + max-pool"),
         (ConvCase(1, 8, 8, 9, stride=2, pool="none"), "3x3 stride 2"),
         (ConvCase(1, 8, 8, 9, 1, pool="none"), "1x1"),
+        (ConvCase(1, 8, 8, 9, pool="none", groups=2), "grouped"),
+        (ConvCase(1, 8, 3, 9, pool="none"), "few outputs"),
     ],
 )
 def test_kind_of_layer(case: ConvCase, expected: str):

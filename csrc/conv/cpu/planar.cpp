@@ -216,16 +216,15 @@ class BandWorker {
                  int64_t tiles) {
     constexpr int kVectors = tile_vectors(Channels);
     const int64_t larger = group_outputs() - tiles * (Channels - 1);
-    // The last vector of a row lies over the one before, if there is one.
-    const int64_t columns = ceil_div(p_.conv_w, kLanes), last = rows * columns - 1;
+    const int64_t count = rows * ceil_div(p_.conv_w, kLanes);
     const bool is_first = first_input == 0, is_last = first_input + inputs == group_inputs();
-    if (is_first && !is_last) sums_.resize(ceil_div(last + 1, kVectors) * tiles * Channels * kVectors * kLanes);
+    if (is_first && !is_last) sums_.resize(ceil_div(count, kVectors) * tiles * Channels * kVectors * kLanes);
     float* sums = sums_.data();
-    for (int64_t first = 0; first <= last; first += kVectors) {
+    for (int64_t first = 0; first < count; first += kVectors) {
       Pieces<kVectors> pieces;
+      // The last vector of a row lies over the one before, if there is one, and so do those beyond the last row.
       for (int v = 0; v < kVectors; ++v) {
-        const int64_t piece = std::min(first + v, last);
-        const int64_t y = piece % rows;
+        const int64_t piece = first + v, y = piece % rows;
         const int64_t x = std::min(piece / rows * kLanes, std::max<int64_t>(p_.conv_w - kLanes, 0));
         pieces.input[v] = input + y * p_.stride_h * layout_.row + x;
         pieces.output[v] = y * p_.output_strides.h + x;
