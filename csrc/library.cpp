@@ -120,9 +120,15 @@ TORCH_LIBRARY(fastvision, m) {
       "(Tensor input, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False)";
   def("max_pool2d" + pooling + " -> Tensor");
   def("max_pool2d_with_indices" + pooling + " -> (Tensor, Tensor)");
-  // Both in stock PyTorch calls.
+  // Average pooling, arguments as torch.nn.functional.avg_pool2d.
+  const std::string averaging =
+      "(Tensor input, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, "
+      "bool count_include_pad=True, int? divisor_override=None) -> Tensor";
+  def("avg_pool2d" + averaging);
+  // All in stock PyTorch calls.
   def("max_pool2d_reference" + pooling + " -> Tensor");
   def("max_pool2d_with_indices_reference" + pooling + " -> (Tensor, Tensor)");
+  def("avg_pool2d_reference" + averaging);
 }
 
 }  // namespace fastvision

@@ -294,7 +294,7 @@ def test_exports_batch_norm_folded_for_any_batch_size():
 def test_symbolic_and_torchscript_tracing_see_the_stock_layers(net, images):
     converted = convert(net).eval()
     graph = torch.fx.symbolic_trace(converted)
-    assert "features.2" in {node.target for node in graph.graph.nodes}
+    assert "features.3" in {node.target for node in graph.graph.nodes}
     assert_close(graph(images), net.eval()(images))
     assert "fastvision::" not in str(torch.jit.trace(converted, images).inlined_graph)
 

@@ -41,7 +41,7 @@ def test_state_both_ways(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "replaced"), [(CRNN, 4), (EncoderDecoder, 3), (FrameLSTM, 4), (Decides, 3), (Shared, 4)]
+    ("kind", "replaced"), [(CRNN, 4), (EncoderDecoder, 3), (FrameLSTM, 5), (Decides, 3), (Shared, 4)]
 )
 def test_layers_are_replaced(kind, replaced):
     rows = explain(convert(seeded(kind).eval())).rows

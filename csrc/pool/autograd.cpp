@@ -82,16 +82,28 @@ std::tuple<Tensor, Tensor> max_pool2d_with_indices(const Tensor& input, const Ma
                         [](const variable_list& results) { return std::tuple(results[0], results[1]); });
 }
 
+// In training stock's.
+Tensor avg_pool2d(const Tensor& input, const AvgPoolOptions& o) {
+  const bool is_plain = !inside_functional_transform() && !has_forward_gradient(input);
+  if (!is_plain || (at::GradMode::is_enabled() && requires_grad(input))) return avg_pool2d_reference(input, o);
+  static const auto op = find_operator<Tensor(const Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, bool,
+                                              bool, std::optional<int64_t>)>("fastvision::avg_pool2d");
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return op.call(input, o.kernel_size, o.stride, o.padding, o.ceil_mode, o.count_include_pad, o.divisor_override);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fastvision, Autograd, m) {
   m.impl("max_pool2d", &from_flat_options<&max_pool2d>);
   m.impl("max_pool2d_with_indices", &from_flat_options<&max_pool2d_with_indices>);
+  m.impl("avg_pool2d", &from_flat_avg_options<&avg_pool2d>);
 }
 
 TORCH_LIBRARY_IMPL(fastvision, FuncTorchBatched, m) {
   m.impl("max_pool2d", &from_flat_options<&max_pool2d_reference>);
   m.impl("max_pool2d_with_indices", &from_flat_options<&max_pool2d_with_indices_reference>);
+  m.impl("avg_pool2d", &from_flat_avg_options<&avg_pool2d_reference>);
 }
 
 }  // namespace fastvision

@@ -13,11 +13,17 @@ struct MaxPoolingArrays {
   int64_t* indices;  // in the plane of each maximum, or null
 };
 
+struct AvgPoolingArrays {
+  const void* input;
+  void* output;
+};
+
 struct PoolKernels {
   // Null, or what went wrong. No size is zero.
-  const char* (*max_pool)(const MaxPooling&, const MaxPoolingArrays&, Context&);
+  const char* (*max_pool)(const Pooling&, const MaxPoolingArrays&, Context&);
   // Whether it is faster than stock's when it gives indices, as stock's always does.
-  bool (*is_faster_with_indices)(const MaxPooling&);
+  bool (*is_faster_with_indices)(const Pooling&);
+  const char* (*avg_pool)(const AvgPooling&, const AvgPoolingArrays&, Context&);
 };
 
 }  // namespace fastvision

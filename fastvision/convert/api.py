@@ -40,11 +40,11 @@ def convert(
     `-0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())` or alike, becomes one operator, and so does the sample
     `mu + torch.randn_like(std) * std`, `std = torch.exp(0.5 * logvar)`, if `rng` allows it.
 
-    Linear, MaxPool2d, LSTM, GRU, LSTMCell and GRUCell, anywhere in the model, become those of fastvision.nn, in place:
-    the layer keeps its identity, parameters, hooks and mode. So does a Conv2d with a 3x3 kernel, stride 1 and 16 input
-    channels or more, or with fewer than 16 output channels, in all or per group, which is faster also where nothing
-    that follows it can be fused. In forwards that are traced, `F.max_pool2d` behind no convolution becomes
-    `fastvision.ops.max_pool2d`. `fastvision.explain` lists what is replaced, what is not, and why.
+    Linear, MaxPool2d, AvgPool2d, LSTM, GRU, LSTMCell and GRUCell, anywhere in the model, become those of fastvision.nn,
+    in place: the layer keeps its identity, parameters, hooks and mode. So does a Conv2d that is faster also where
+    nothing that follows it can be fused: with a 3x3 kernel, stride 1 and 16 input channels or more, or with fewer than
+    16 output channels, in all or per group. In forwards that are traced, `F.max_pool2d` and `F.avg_pool2d` behind no
+    convolution become those of `fastvision.ops`. `fastvision.explain` lists what is replaced, what is not, and why.
 
     Args:
         model: any module; what it is made of is found at any depth.
@@ -96,8 +96,8 @@ def convert(
 def revert(model: nn.Module) -> nn.Module:
     """Turns a converted model back into its stock layers, in place, and returns it.
 
-    Modules that were made as fastvision.nn.Conv2d, Linear, MaxPool2d, LSTM, GRU, LSTMCell or GRUCell become stock, too,
-    except those with zoneout or recurrent dropout, which stock has not.
+    Modules that were made as fastvision.nn.Conv2d, Linear, MaxPool2d, AvgPool2d, LSTM, GRU, LSTMCell or GRUCell become
+    stock, too, except those with zoneout or recurrent dropout, which stock has not.
 
     Raises:
         TypeError: model is not a module.

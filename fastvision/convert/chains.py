@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from fastvision.convert.runs import CONVOLUTIONS, Run, find_runs
-from fastvision.nn import MaxPool2d
+from fastvision.nn import AvgPool2d, MaxPool2d
 
 # A function is the layer that does the same. In-place ones are no exception, where nobody else sees their argument.
 
@@ -20,15 +20,14 @@ def _relu(input, inplace=False):
 
 
 def _max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
-    sizes = (kernel_size, _stride(stride), padding, dilation)
-    sizes = (tuple(size) if isinstance(size, list) else size for size in sizes)  # lists could change
-    return MaxPool2d(*sizes, return_indices, ceil_mode)
+    return MaxPool2d(*_sizes(kernel_size, _stride(stride), padding, dilation), return_indices, ceil_mode)
 
 
 def _avg_pool2d(
     input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
 ):
-    return nn.AvgPool2d(kernel_size, _stride(stride), padding, ceil_mode, count_include_pad, divisor_override)
+    sizes = _sizes(kernel_size, _stride(stride), padding)
+    return AvgPool2d(*sizes, ceil_mode, count_include_pad, divisor_override)
 
 
 def _dropout(input, p=0.5, training=True, inplace=False):
@@ -37,6 +36,10 @@ def _dropout(input, p=0.5, training=True, inplace=False):
 
 def _flatten(input, start_dim=0, end_dim=-1):
     return nn.Flatten(start_dim, end_dim)
+
+
+def _sizes(*sizes: Any) -> list[Any]:
+    return [tuple(size) if isinstance(size, list) else size for size in sizes]  # lists could change
 
 
 def _stride(stride: Any) -> Any:

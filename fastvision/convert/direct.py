@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from fastvision._calls import OperatorStep, PreparedCall, sequence
 from fastvision.convert.runs import Run, has_hooks
-from fastvision.nn import Conv2d, Linear, MaxPool2d
+from fastvision.nn import AvgPool2d, Conv2d, Linear, MaxPool2d
 
 # Exact types. What their calls depend on, `unchanged` watches.
-_CALLED_DIRECTLY = (Conv2d, Linear, MaxPool2d, nn.Flatten, nn.ReLU)
+_CALLED_DIRECTLY = (Conv2d, Linear, MaxPool2d, AvgPool2d, nn.Flatten, nn.ReLU)
 _relu = PreparedCall(torch.ops.aten.relu.default, 1).step(torch.relu)
 
 
@@ -32,7 +32,7 @@ def direct(layer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return layer
     if type(layer) is Linear:
         return layer.step("none") or layer.forward
-    if type(layer) in (Conv2d, MaxPool2d):
+    if type(layer) in (Conv2d, MaxPool2d, AvgPool2d):
         return layer.step() or layer.forward
     if type(layer) is nn.Flatten:
         dims = {"start_dim": layer.start_dim, "end_dim": layer.end_dim}

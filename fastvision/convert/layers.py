@@ -1,12 +1,12 @@
-"""Single layers that a module of fastvision.nn does faster: Linear, MaxPool2d, LSTM, GRU and their cells, some
-Conv2d.
+"""Single layers that a module of fastvision.nn does faster: Linear, MaxPool2d, AvgPool2d, LSTM, GRU and their
+cells, some Conv2d.
 
 A replaced layer stays the object that it was, with its parameters, hooks and mode. Only its class changes.
 """
 
 from torch import nn
 
-from fastvision.nn import GRU, LSTM, Conv2d, GRUCell, Linear, LSTMCell, MaxPool2d
+from fastvision.nn import GRU, LSTM, AvgPool2d, Conv2d, GRUCell, Linear, LSTMCell, MaxPool2d
 from fastvision.nn.conv import both_axes
 from fastvision.nn.regularized import Regularized
 
@@ -18,6 +18,7 @@ _REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.GRUCell: GRUCell,
     nn.Linear: Linear,
     nn.MaxPool2d: MaxPool2d,
+    nn.AvgPool2d: AvgPool2d,
     nn.Conv2d: Conv2d,
 }
 _OPERATORS = {
@@ -27,6 +28,7 @@ _OPERATORS = {
     GRUCell: "gru_cell",
     Linear: "linear",
     MaxPool2d: "max_pool2d",
+    AvgPool2d: "avg_pool2d",
     Conv2d: "conv2d_pool2d",
 }
 # Input channels from which on Winograd's algorithm takes half of a convolution's time, in training, too.

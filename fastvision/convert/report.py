@@ -173,10 +173,11 @@ def _formula_rows(module: nn.Module, graph: Graph, name: str) -> list[Row]:
 
 
 def _pool_rows(module: nn.Module, found: Trace, name: str) -> list[Row]:
-    """Rows of the calls of F.max_pool2d in the forward of a module that are in no run."""
+    """Rows of the calls of pools in the forward of a module that are in no run."""
     status = REPLACED if isinstance(module, TracedForward) else REPLACEABLE
     pools = lone_pools(found, chains_of(found))
-    return [Row(name, (_target_name(node),), status, "calls fastvision.ops.max_pool2d") for node in pools]
+    names = [_target_name(node) for node in pools]
+    return [Row(name, (pool,), status, f"calls fastvision.ops.{pool}") for pool in names]
 
 
 def _functions(graph: Graph, match: Match) -> tuple[str, ...]:

@@ -21,14 +21,15 @@ from fastvision.nn.conv import (
     convolution_options,
     pool_options,
 )
-from fastvision.nn.pool import MaxPool2d
+from fastvision.nn.pool import AvgPool2d, MaxPool2d
 from fastvision.nn.vae import ELBOLoss, Reparameterize
 
 # The exact types: a subclass may compute something else.
 _DROPOUTS = (nn.Dropout, nn.Dropout2d)
 _IDENTITIES = (nn.Identity, *_DROPOUTS)
 _MAX_POOLS = (nn.MaxPool2d, MaxPool2d)
-_POOLS = (*_MAX_POOLS, nn.AvgPool2d)
+_AVG_POOLS = (nn.AvgPool2d, AvgPool2d)
+_POOLS = (*_MAX_POOLS, *_AVG_POOLS)
 CONVOLUTIONS = (nn.Conv2d, Conv2d)
 _FUSIBLE = (*CONVOLUTIONS, nn.BatchNorm2d, nn.ReLU, *_IDENTITIES, *_POOLS)
 _FUSED = (ConvReLU2d, Reparameterize, ELBOLoss)
@@ -69,7 +70,7 @@ def obstacle(layer: nn.Module, *, structure_only: bool = False) -> str | None:
         return "returns indices, which the fused operator does not"
     if type(layer) in _MAX_POOLS and both_axes(layer.dilation) != (1, 1):
         return "has a dilated window, which the fused operator has not"
-    if type(layer) is nn.AvgPool2d and layer.divisor_override is not None:
+    if type(layer) in _AVG_POOLS and layer.divisor_override is not None:
         return "overrides the divisor, which the fused operator does not"
     return None
 
@@ -194,7 +195,7 @@ def _may_follow(fused: list[type], kind: type) -> bool:
         return not fused
     if kind is nn.ReLU:
         # After max-pooling it computes what it computes before, gradients included; after averaging it does not.
-        return nn.ReLU not in fused and nn.AvgPool2d not in fused
+        return nn.ReLU not in fused and not any(pool in fused for pool in _AVG_POOLS)
     if kind in _POOLS:
         return not any(pool in fused for pool in _POOLS)
     return kind in _IDENTITIES
@@ -211,6 +212,6 @@ def _pooling(pool: nn.MaxPool2d | nn.AvgPool2d | None) -> dict[str, Any]:
     if pool is None:
         return {"pool": "none"}
     options = pool_options(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
-    if type(pool) is nn.AvgPool2d:
+    if type(pool) in _AVG_POOLS:
         options.update(pool="avg", count_include_pad=pool.count_include_pad)
     return options

@@ -20,7 +20,7 @@ from fastvision.convert.latent_calls import eager_groups, function_of, replace_e
 from fastvision.convert.runs import CONVOLUTIONS
 from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
 from fastvision.convert.unchanged import unchanged
-from fastvision.nn import MaxPool2d
+from fastvision.nn import AvgPool2d, MaxPool2d
 from fastvision.nn.conv import both_axes
 
 # How many programs a module keeps.
@@ -59,14 +59,14 @@ def chains_of(found: Trace, *, structure_only: bool = False) -> list[Chain]:
 
 
 def lone_pools(found: Trace, chains: list[Chain]) -> list[Node]:
-    """The calls of F.max_pool2d in a trace that no chain's run does."""
+    """The calls of F.max_pool2d and F.avg_pool2d in a trace that no chain's run does."""
     fused = {node for chain in chains if chain.length > 1 for node in chain.nodes[: chain.length]}
     return [node for node in found.graph.nodes if node not in fused and _is_pool(node)]
 
 
 def _is_pool(node: Node) -> bool:
     layer = function_layer(node)
-    return type(layer) is MaxPool2d and both_axes(layer.dilation) == (1, 1)
+    return type(layer) is AvgPool2d or (type(layer) is MaxPool2d and both_axes(layer.dilation) == (1, 1))
 
 
 def has_gains(module: nn.Module, rng: str) -> bool:
@@ -121,7 +121,7 @@ class _Program:
         layers = {node: module_layer(self._trace.module, node) for node in graph.nodes}
         for node in graph.nodes:
             layer, follower = layers[node], next(iter(node.users)) if len(node.users) == 1 else None
-            if node.op != "call_module" and type(layer) not in (MaxPool2d, nn.Flatten):
+            if node.op != "call_module" and type(layer) not in (MaxPool2d, AvgPool2d, nn.Flatten):
                 continue
             both = with_relu(layer, layers.get(follower))
             call = both or direct(layer)

@@ -5,13 +5,14 @@ from collections.abc import Callable, Collection, Iterable
 from torch import nn
 
 from fastvision._native import _C
-from fastvision.nn import Conv2d, Linear, MaxPool2d
+from fastvision.nn import AvgPool2d, Conv2d, Linear, MaxPool2d
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What an instance may have of its own: a forward, or weights in fewer bits.
 _OWN = ("forward", "_storage")
 # What a plan depends on beside the classes of the layers. Parameters and buffers are read at each call.
 _MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
+_AVG_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _CONVOLUTION = ("in_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 _OPTIONS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv2d: _CONVOLUTION,
@@ -25,7 +26,8 @@ _OPTIONS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Dropout2d: ("training",),
     nn.MaxPool2d: _MAX_POOL,
     MaxPool2d: _MAX_POOL,
-    nn.AvgPool2d: ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    nn.AvgPool2d: _AVG_POOL,
+    AvgPool2d: _AVG_POOL,
 }
 
 

@@ -3,7 +3,7 @@
 from fastvision.nn.augment import AffineAugment
 from fastvision.nn.conv import Conv2d, ConvReLU2d, ConvReLUAvgPool2d, ConvReLUMaxPool2d
 from fastvision.nn.linear import Linear
-from fastvision.nn.pool import MaxPool2d
+from fastvision.nn.pool import AvgPool2d, MaxPool2d
 from fastvision.nn.rnn import GRU, LSTM, GRUCell, LSTMCell
 from fastvision.nn.vae import ELBOLoss, Reparameterize
 
@@ -11,6 +11,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "AffineAugment",
+    "AvgPool2d",
     "Conv2d",
     "ConvReLU2d",
     "ConvReLUAvgPool2d",

@@ -1,5 +1,6 @@
-"""MaxPool2d as torch.nn has it, on `fastvision.ops.max_pool2d`."""
+"""MaxPool2d and AvgPool2d as torch.nn has them, on `fastvision.ops.max_pool2d` and `avg_pool2d`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,33 +9,28 @@ from torch import Tensor, nn
 from fastvision._calls import OperatorStep, PreparedCall, Unpickled, is_recorded
 from fastvision.nn.scripting import NotScriptable
 
-_SIZES = ("kernel_size", "stride", "padding", "dilation")
-_SETTINGS = (*_SIZES, "ceil_mode", "return_indices")
+_operators = torch.ops.fastvision
 
 
 class _Prepared(Unpickled):
     """The operator with the options of a pool, as they were."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, pool: "_Pool", settings: dict[str, Any]) -> None:
         self.settings = settings
         options = {name: value for name, value in settings.items() if name != "return_indices" and value is not None}
-        operators = torch.ops.fastvision
-        operator = operators.max_pool2d_with_indices if settings["return_indices"] else operators.max_pool2d
-        self.call = PreparedCall(operator.default, 1, **options)
-        self.of_module = self.call.of_module((), settings, MaxPool2d._run)
+        self.call = PreparedCall(pool._operator().default, 1, **options)
+        self.of_module = self.call.of_module((), settings, type(pool)._run)
 
 
-class MaxPool2d(NotScriptable, nn.MaxPool2d):
-    """`torch.nn.MaxPool2d`, faster: its arguments and attributes.
-
-    Shapes, dtypes and results: as of `fastvision.ops.max_pool2d`. Under torch.compile, torch.export and torch.jit.trace
-    it is stock's.
-
-    Raises:
-        RuntimeError: what torch.nn.MaxPool2d raises.
-    """
+class _Pool(NotScriptable):
+    """Put before a pool of torch.nn in the bases of a class."""
 
     _prepared: _Prepared | None = None
+    _SIZES: tuple[str, ...]  # the attributes that hold sizes
+    _SETTINGS: tuple[str, ...]  # all that the operator's options are made of
+
+    def _operator(self) -> Callable:
+        raise NotImplementedError
 
     def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         if is_recorded():
@@ -44,7 +40,7 @@ class MaxPool2d(NotScriptable, nn.MaxPool2d):
 
     def step(self) -> OperatorStep | None:
         """The forward for a sequence of steps; None where it is not an operator with one result."""
-        prepared = None if self.return_indices else self._prepare()
+        prepared = None if getattr(self, "return_indices", False) else self._prepare()
         return prepared and prepared.call.step(self.forward)
 
     def _run(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -53,13 +49,47 @@ class MaxPool2d(NotScriptable, nn.MaxPool2d):
 
     def _prepare(self) -> _Prepared | None:
         """None where stock's call is to judge the arguments, or they are lists, which change in place."""
-        settings = {name: getattr(self, name) for name in _SETTINGS}
+        settings = {name: getattr(self, name) for name in self._SETTINGS}
         if self._prepared is None or settings != self._prepared.settings:  # an attribute was changed
-            self._prepared = _Prepared(settings) if _are_constants(settings) else None
+            self._prepared = _Prepared(self, settings) if self._are_constants(settings) else None
         return self._prepared
 
+    def _are_constants(self, settings: dict[str, Any]) -> bool:
+        sizes = [settings[name] for name in self._SIZES if name != "stride" or settings[name] is not None]
+        numbers = [number for size in sizes for number in (size if type(size) is tuple else (size,))]
+        others = [value for name, value in settings.items() if name not in self._SIZES and value is not None]
+        return all(type(number) is int for number in numbers) and all(type(value) in (bool, int) for value in others)
 
-def _are_constants(settings: dict[str, Any]) -> bool:
-    sizes = [settings[name] for name in _SIZES if name != "stride" or settings[name] is not None]
-    numbers = [number for size in sizes for number in (size if type(size) is tuple else (size,))]
-    return all(type(number) is int for number in numbers) and type(settings["ceil_mode"]) is bool
+
+class MaxPool2d(_Pool, nn.MaxPool2d):
+    """`torch.nn.MaxPool2d`, faster: its arguments and attributes.
+
+    Shapes, dtypes and results: as of `fastvision.ops.max_pool2d`. Under torch.compile, torch.export and torch.jit.trace
+    it is stock's.
+
+    Raises:
+        RuntimeError: what torch.nn.MaxPool2d raises.
+    """
+
+    _SIZES = ("kernel_size", "stride", "padding", "dilation")
+    _SETTINGS = (*_SIZES, "ceil_mode", "return_indices")
+
+    def _operator(self) -> Callable:
+        return _operators.max_pool2d_with_indices if self.return_indices else _operators.max_pool2d
+
+
+class AvgPool2d(_Pool, nn.AvgPool2d):
+    """`torch.nn.AvgPool2d`, faster in inference: its arguments and attributes.
+
+    Shapes, dtypes and results: as of `fastvision.ops.avg_pool2d`. Under torch.compile, torch.export and torch.jit.trace
+    it is stock's.
+
+    Raises:
+        RuntimeError: what torch.nn.AvgPool2d raises.
+    """
+
+    _SIZES = ("kernel_size", "stride", "padding")
+    _SETTINGS = (*_SIZES, "ceil_mode", "count_include_pad", "divisor_override")
+
+    def _operator(self) -> Callable:
+        return _operators.avg_pool2d

@@ -14,7 +14,7 @@ from fastvision.ops.conv import (
     conv2d_pool2d_reference,
 )
 from fastvision.ops.linear import linear, linear_quantized, linear_quantized_reference, linear_reference
-from fastvision.ops.pool import max_pool2d, max_pool2d_reference
+from fastvision.ops.pool import avg_pool2d, avg_pool2d_reference, max_pool2d, max_pool2d_reference
 from fastvision.ops.rnn import (
     gru,
     gru_cell,
@@ -39,6 +39,8 @@ __all__ = [
     "affine_matrices",
     "affine_resample",
     "affine_resample_reference",
+    "avg_pool2d",
+    "avg_pool2d_reference",
     "conv2d_batch_norm_pool2d",
     "conv2d_batch_norm_pool2d_reference",
     "conv2d_pool2d",

@@ -25,7 +25,7 @@ int64_t pooled_size(Random& random, int64_t size, int64_t kernel, int64_t stride
 }
 
 struct Problem {
-  MaxPooling p;
+  Pooling p;
   Tensor input;
   bool has_indices;
 
@@ -64,26 +64,75 @@ struct Problem {
     return {std::move(output), std::move(indices)};
   }
 
-  std::pair<double, int64_t> expected(int64_t plane, int64_t y, int64_t x) const {
+  Tensor average(const AvgPooling& averaging, int threads) const {
+    auto output = std::make_unique<HostTensor>(p.dtype, outputs());
+    HostContext context(threads);
+    stop_at(fastvision_kernel_library()->pool->avg_pool(averaging, {input->data(), output->data()}, context));
+    return output;
+  }
+
+  // f(place, value) of a window's elements that lie in the plane.
+  template <class F>
+  void for_each_element(int64_t plane, int64_t y, int64_t x, const F& f) const {
     const int64_t top = y * p.stride_h - p.pad_h, left = x * p.stride_w - p.pad_w;
-    double best = -std::numeric_limits<double>::infinity();
-    int64_t winner = -1;
     for (int64_t row = std::max<int64_t>(top, 0); row < std::min(top + p.kernel_h, p.in_h); ++row) {
       for (int64_t column = std::max<int64_t>(left, 0); column < std::min(left + p.kernel_w, p.in_w); ++column) {
         const int64_t place = row * p.in_w + column;
-        const double value = input->at(plane * p.in_h * p.in_w + place);
-        if (winner >= 0 && !(value > best) && !std::isnan(value)) continue;
-        best = value;
-        winner = place;
+        f(place, input->at(plane * p.in_h * p.in_w + place));
       }
     }
+  }
+
+  std::pair<double, int64_t> expected(int64_t plane, int64_t y, int64_t x) const {
+    double best = -std::numeric_limits<double>::infinity();
+    int64_t winner = -1;
+    for_each_element(plane, y, x, [&](int64_t place, double value) {
+      if (winner >= 0 && !(value > best) && !std::isnan(value)) return;
+      best = value;
+      winner = place;
+    });
     return {best, winner};
+  }
+
+  double expected_average(const AvgPooling& averaging, int64_t plane, int64_t y, int64_t x) const {
+    double sum = 0;
+    int64_t inside = 0;
+    for_each_element(plane, y, x, [&](int64_t, double value) {
+      sum += value;
+      ++inside;
+    });
+    const int64_t rows = std::min(p.kernel_h, p.in_h + 2 * p.pad_h - y * p.stride_h);
+    const int64_t columns = std::min(p.kernel_w, p.in_w + 2 * p.pad_w - x * p.stride_w);
+    const int64_t counted = averaging.count_include_pad ? rows * columns : inside;
+    return sum / static_cast<double>(averaging.divisor ? averaging.divisor : counted);
   }
 };
 
+bool check_averages(Random& random, const Problem& problem) {
+  const Pooling& p = problem.p;
+  const AvgPooling averaging{p, random.coin(), random.between(0, 3) ? 0 : random.between(1, 5)};
+  const auto output = problem.average(averaging, 1), again = problem.average(averaging, 3);
+  if (!output->has_same_bits(*again)) {
+    std::printf("the average depends on the number of threads\n");
+    return false;
+  }
+  const double tolerance = p.dtype == DType::f32 ? 1e-6 : 1e-2;
+  for (int64_t i = 0; i < problem.outputs(); ++i) {
+    const double actual = output->at(i), expected = problem.expected_average(averaging, i / p.out_w / p.out_h,
+                                                                             i / p.out_w % p.out_h, i % p.out_w);
+    if (actual == expected || (std::isnan(actual) && std::isnan(expected)) ||
+        std::fabs(actual - expected) <= tolerance * (1 + std::fabs(expected))) {
+      continue;
+    }
+    std::printf("average %ld is %g, expected %g\n", i, actual, expected);
+    return false;
+  }
+  return true;
+}
+
 bool check(Random& random) {
   const Problem problem(random);
-  const MaxPooling& p = problem.p;
+  const Pooling& p = problem.p;
   const auto [output, indices] = problem.run(1);
   const auto [again, indices_again] = problem.run(3);
   if (!output->has_same_bits(*again) || indices != indices_again) {
@@ -103,7 +152,7 @@ bool check(Random& random) {
         p.out_h, p.out_w, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w, p.pad_h, p.pad_w);
     return false;
   }
-  return true;
+  return check_averages(random, problem);
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 namespace fastvision {
 namespace {
 
+constexpr float kPadding = -std::numeric_limits<float>::infinity();
+
 // Rows of input that stay in the L1 cache.
 constexpr int64_t kStripFloats = 4 * 1024;
 
@@ -19,9 +21,9 @@ inline float as_lane(int64_t number) {
 template <class T, int Kernel, int Stride>
 class IndexedPlanes {
  public:
-  explicit IndexedPlanes(const MaxPooling& p)
+  explicit IndexedPlanes(const Pooling& p)
       : p_(p),
-        layout_(p),
+        layout_(p, kPadding),
         band_(std::max<int64_t>((kStripFloats / layout_.floats() - p.kernel_h) / p.stride_h + 1, 1)),
         strip_(((band_ - 1) * p.stride_h + p.kernel_h) * layout_.floats()),
         result_(round_up(p.out_w, kLanes)),
@@ -118,14 +120,14 @@ class IndexedPlanes {
     }
   }
 
-  const MaxPooling& p_;
+  const Pooling& p_;
   const PaddedRow<Stride> layout_;
   const int64_t band_;
   FloatScratch strip_, result_, first_columns_, offsets_;
 };
 
 template <class T, int Kernel, int Stride>
-void run(const MaxPooling& p, const MaxPoolingArrays& arrays, int64_t first, int64_t last) {
+void run(const Pooling& p, const MaxPoolingArrays& arrays, int64_t first, int64_t last) {
   IndexedPlanes<T, Kernel, Stride> planes(p);
   for (int64_t i = first; i < last; ++i) {
     const int64_t at = i * p.out_h * p.out_w;
@@ -136,7 +138,7 @@ void run(const MaxPooling& p, const MaxPoolingArrays& arrays, int64_t first, int
 
 }  // namespace
 
-void pool_planes_with_indices(const MaxPooling& p, const MaxPoolingArrays& arrays, int64_t first, int64_t last) {
+void pool_planes_with_indices(const Pooling& p, const MaxPoolingArrays& arrays, int64_t first, int64_t last) {
   visit_dtype(p.dtype, [&]<class T>() {
     const auto choose = [&]<int Stride>() {
       return p.kernel_w == 2 ? &run<T, 2, Stride> : p.kernel_w == 3 ? &run<T, 3, Stride> : &run<T, 0, Stride>;

@@ -1,22 +1,18 @@
 // Rows of a plane in fp32 between columns of padding, so that every tap of a row of windows is a load.
 #pragma once
 
-#include <limits>
-
 #include "core/integers.h"
 #include "core/load.h"
 #include "pool/pool.h"
 
 namespace fastvision {
 
-constexpr float kPadding = -std::numeric_limits<float>::infinity();
-
 struct Span {
   int64_t first, last;  // behind the last one
 };
 
 // The input rows of an output row's windows.
-inline Span window_rows(const MaxPooling& p, int64_t y) {
+inline Span window_rows(const Pooling& p, int64_t y) {
   const int64_t top = y * p.stride_h - p.pad_h;
   return {std::max<int64_t>(top, 0), std::min(top + p.kernel_h, p.in_h)};
 }
@@ -25,8 +21,9 @@ inline Span window_rows(const MaxPooling& p, int64_t y) {
 template <int Stride>
 class PaddedRow {
  public:
-  explicit PaddedRow(const MaxPooling& p)
-      : width_(p.in_w),
+  PaddedRow(const Pooling& p, float padding)
+      : padding_(padding),
+        width_(p.in_w),
         pad_(p.pad_w),
         phase_(std::max(round_up(p.out_w, kLanes), (p.pad_w + round_up(p.in_w, Stride * kLanes)) / Stride + 1) +
                p.kernel_w + kLanes) {}
@@ -34,12 +31,12 @@ class PaddedRow {
   int64_t floats() const { return Stride * phase_; }
 
   // What is to be done once to memory of rows. `fill` leaves padding as it is.
-  void clear(float* rows, int64_t count) const { std::fill_n(rows, count * floats(), kPadding); }
+  void clear(float* rows, int64_t count) const { std::fill_n(rows, count * floats(), padding_); }
 
   // columns(x, n) is the vector of columns from x on, of which n are in the plane.
   template <class Columns>
   void fill(float* row, const Columns& columns) const {
-    const Vec padding(kPadding);
+    const Vec padding(padding_);
     if constexpr (Stride == 1) {
       float* target = row + pad_;
       int64_t x = 0;
@@ -69,6 +66,7 @@ class PaddedRow {
   const float* tap(const float* row, int64_t column) const { return row + column % Stride * phase_ + column / Stride; }
 
  private:
+  const float padding_;
   const int64_t width_, pad_, phase_;
 };
 
