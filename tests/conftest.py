@@ -32,6 +32,13 @@ def capability(request: pytest.FixtureRequest) -> Iterator[str]:
     fastvision.backends.cpu.capability = before
 
 
+@pytest.fixture
+def not_emulated(capability: str) -> None:
+    """For tests of which operators run, of a family that has no CUDA kernels."""
+    if capability == "emulated":
+        pytest.skip("the family has no CUDA kernels")
+
+
 @pytest.fixture(autouse=True)
 def widest_capability(request: pytest.FixtureRequest) -> Iterator[None]:
     """What tests that do not ask for `capability` run on, also between those of their file that do."""

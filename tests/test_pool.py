@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from functorch.compile import make_boxed_func
 from hypothesis import given
 from hypothesis import strategies as st
+from pools import SHAPES, WINDOWS
 from profiled import operators_of
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
@@ -37,14 +38,6 @@ def assert_as_stock(input, *arguments):
     expected = F.max_pool2d(input, *arguments, return_indices=True)
     assert_same(max_pool2d(input, *arguments), expected[0])
     assert_same(max_pool2d(input, *arguments, return_indices=True), expected)
-
-
-# Kernel, stride, padding: all that are specialised at compile time, windows apart, with gaps, and larger ones.
-WINDOWS = [
-    *((2, 2, 0), (2, 1, 1), (3, 1, 1), (3, 2, 0), (3, 2, 1), (3, 3, 0), (1, 1, 0), (1, 2, 0)),
-    *((5, 1, 2), (4, 2, 1), (5, 3, 2), ((2, 3), (3, 1), (1, 0)), ((3, 7), (1, 2), (0, 3))),
-]
-SHAPES = [(2, 3, 28, 28), (1, 2, 7, 7), (3, 5, 17), (1, 1, 19, 70), (2, 2, 9, 8), (1, 3, 5, 33)]
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -77,14 +70,7 @@ def test_any_window(data):
     assert_as_stock(input, kernel, stride, padding, 1, data.draw(st.booleans()))
 
 
-@pytest.fixture
-def kernels(capability):
-    """For tests of which operators run."""
-    if capability == "emulated":
-        pytest.skip("the family has no CUDA kernels")
-
-
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("not_emulated")
 def test_the_kernels_run():
     """Otherwise these tests would compare stock with itself."""
     input = images(2, 3, 8, 8)
@@ -269,7 +255,7 @@ def test_a_module_whose_options_change():
         ours(input)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("not_emulated")
 def test_a_module_calls_the_operator():
     module, input = fastvision.nn.MaxPool2d(3, 2).eval(), images(2, 3, 12, 13)
     with torch.inference_mode():
@@ -336,7 +322,7 @@ class OnlyPools(nn.Module):
         return F.max_pool2d(x, 2) + F.max_pool2d(x, kernel_size=2)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("not_emulated")
 def test_a_forward_of_pools_alone():
     model, input = OnlyPools(), images(1, 2, 8, 8)
     converted = fastvision.convert(model)

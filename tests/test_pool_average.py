@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from pools import SHAPES, WINDOWS
 from profiled import operators_of
 from torch import nn
 
@@ -32,14 +33,6 @@ def assert_as_stock(input, *arguments):
     if input.dtype in TOLERANCES:
         exact = F.avg_pool2d(input.double(), *arguments)
         torch.testing.assert_close(actual.double(), exact, rtol=tolerance, atol=tolerance, equal_nan=True)
-
-
-# Kernel, stride, padding: all that are specialised at compile time, windows apart, with gaps, and larger ones.
-WINDOWS = [
-    *((2, 2, 0), (2, 1, 1), (3, 1, 1), (3, 2, 0), (3, 2, 1), (3, 3, 0), (1, 1, 0), (1, 2, 0)),
-    *((5, 1, 2), (4, 2, 1), (5, 3, 2), ((2, 3), (3, 1), (1, 0)), ((3, 7), (1, 2), (0, 3))),
-]
-SHAPES = [(2, 3, 28, 28), (1, 2, 7, 7), (3, 5, 17), (1, 1, 19, 70), (2, 2, 9, 8), (1, 3, 5, 33)]
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -70,14 +63,7 @@ def test_any_window(data):
     assert_as_stock(input, kernel, stride, padding, data.draw(st.booleans()), data.draw(st.booleans()), divisor)
 
 
-@pytest.fixture
-def kernels(capability):
-    """For tests of which operators run."""
-    if capability == "emulated":
-        pytest.skip("the family has no CUDA kernels")
-
-
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("not_emulated")
 def test_the_kernel_runs():
     """Otherwise these tests would compare stock with itself."""
     input = images(2, 3, 8, 8)

@@ -191,6 +191,7 @@ int main() {
   count_conv("winograd 32>32", 32, 32, 26, 3, true, true, false);
   count_conv("planes 3>32", 3, 32, 34, 3, true, true, false);
   count_conv("1x1 64>64", 64, 64, 14, 1, false, false, false);
+  count_conv("few outputs 16>3", 16, 3, 34, 3, false, false, false);
   count_conv("backward 16>32", 16, 32, 18, 3, true, false, /*training=*/true);
   count_rnn("lstm sequence", RnnMode::lstm, 8, 16, 32, 64);
   count_rnn("gru sequence", RnnMode::gru, 8, 16, 32, 64);

@@ -1,0 +1,8 @@
+"""Windows and images that the tests of pools share."""
+
+# Kernel, stride, padding: all that are specialised at compile time, windows apart, with gaps, and larger ones.
+WINDOWS = [
+    *((2, 2, 0), (2, 1, 1), (3, 1, 1), (3, 2, 0), (3, 2, 1), (3, 3, 0), (1, 1, 0), (1, 2, 0)),
+    *((5, 1, 2), (4, 2, 1), (5, 3, 2), ((2, 3), (3, 1), (1, 0)), ((3, 7), (1, 2), (0, 3))),
+]
+SHAPES = [(2, 3, 28, 28), (1, 2, 7, 7), (3, 5, 17), (1, 1, 19, 70), (2, 2, 9, 8), (1, 3, 5, 33)]
