@@ -198,6 +198,8 @@ class _Reader(ast.NodeVisitor):
         return False
 
     def visit_Call(self, node: ast.Call) -> None:
+        if self._asks_for_type_of_argument(node):
+            return
         if isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
             # What a placeholder has not is not known; a shadow of a module says it.
             of_module = node.args and isinstance(node.args[0], ast.Name) and node.args[0].id == self._module
@@ -209,6 +211,16 @@ class _Reader(ast.NodeVisitor):
             self.visit(node.func)
         for argument in (*node.args, *node.keywords):
             self.visit(argument)
+
+    def _asks_for_type_of_argument(self, node: ast.Call) -> bool:
+        """Whether it is isinstance(argument, Tensor) or (argument, list), which placeholders answer as tensors do."""
+        if ast.unparse(node.func) != "isinstance" or len(node.args) != 2 or node.keywords:
+            return False
+        argument, kind = node.args
+        is_argument = isinstance(argument, ast.Name) and argument.id in self._arguments
+        is_global = isinstance(kind, ast.Name | ast.Attribute) and ast.unparse(kind).split(".")[0] not in self._locals
+        known = is_argument and is_global and self._resolve(kind) in (torch.Tensor, list)
+        return known and "isinstance" not in self._locals and self._resolve(node.func) is isinstance
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load) and node.id not in self._locals:

@@ -18,7 +18,14 @@ from fastvision.convert.converted import Converted, derive, is_observed, stock_t
 from fastvision.convert.direct import direct, joined, with_relu
 from fastvision.convert.latent_calls import eager_groups, function_of, replace_eager
 from fastvision.convert.runs import CONVOLUTIONS
-from fastvision.convert.tracing import Signature, Trace, UntraceableError, signature_of, usual_signature
+from fastvision.convert.tracing import (
+    Signature,
+    Trace,
+    UntraceableError,
+    flat_arguments,
+    signature_of,
+    usual_signature,
+)
 from fastvision.convert.unchanged import unchanged
 from fastvision.nn import AvgPool2d, MaxPool2d
 from fastvision.nn.conv import both_axes
@@ -226,6 +233,6 @@ def traced_class(stock: type[nn.Module]) -> type[nn.Module]:
         program = None if torch.compiler.is_dynamo_compiling() else self._program(arguments, keywords)
         if program is None:
             return stock.forward(self, *arguments, **keywords)
-        return program(self, *arguments, *keywords.values())
+        return program(self, *flat_arguments(arguments, keywords))
 
     return derive(stock, TracedForward, traced_class, forward=forward)

@@ -18,13 +18,13 @@ from torch.fx import Graph, Proxy
 from torch.fx.graph import inplace_methods
 from torch.fx.proxy import Attribute, GraphAppendingTracer
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import register_pytree_node, tree_leaves
 
 from fastvision.convert.converted import stock_type
 from fastvision.convert.reading import is_immutable, is_recorded, why_unreadable
 
 Signature = tuple[tuple[str | None, Any], ...]
-"""Of each argument its keyword, None if it is positional, and TENSOR or (type, value)."""
+"""Of each argument its keyword, None if it is positional, and TENSOR, (type, value), or (list, length) of tensors."""
 TENSOR = object()
 _MISSING = object()
 _CONSTANTS = (type(None), bool, int, str)
@@ -48,9 +48,19 @@ def signature_of(arguments: tuple, keywords: dict[str, Any]) -> Signature | None
             signature.append((keyword, TENSOR))
         elif type(value) in _CONSTANTS:
             signature.append((keyword, (type(value), value)))
+        elif type(value) is list and value and all(isinstance(element, Tensor) for element in value):
+            signature.append((keyword, (list, len(value))))
         else:
             return None
     return tuple(signature)
+
+
+def flat_arguments(arguments: tuple, keywords: dict[str, Any]) -> list[Any]:
+    """The arguments of a call as the function of a trace's graph takes them: of a list its elements."""
+    flat: list[Any] = []
+    for value in (*arguments, *keywords.values()):
+        flat.extend(value) if type(value) is list else flat.append(value)
+    return flat
 
 
 def usual_signature(function: Callable) -> Signature:
@@ -63,7 +73,8 @@ def usual_signature(function: Callable) -> Signature:
 class Trace:
     """The graph of one forward, and what it was made from.
 
-    The graph has a placeholder for each argument, calls children by their paths, and is a function of the module.
+    The graph has a placeholder for each argument, and for each element of one that is a list. It calls children by
+    their paths, and is a function of the module.
 
     Args:
         module: whose forward it is.
@@ -108,10 +119,13 @@ class Trace:
 
     def _record(self, module: nn.Module, signature: Signature) -> None:
         tracer = _Tracer(self.graph)
+        kind = _TypedPlaceholder if "isinstance" in self._code.co_names else _Placeholder
         arguments, keywords = [], {}
         for index, (keyword, value) in enumerate(signature):
-            proxy = tracer.create_proxy("placeholder", f"argument_{index}", (), {})
-            argument = proxy if value is TENSOR else value[1]
+            of_list = value is not TENSOR and value[0] is list
+            names = [f"argument_{index}_{i}" for i in range(value[1])] if of_list else [f"argument_{index}"]
+            proxies = [kind(self.graph.placeholder(name), tracer) for name in names]
+            argument = _Given(proxies) if of_list else proxies[0] if value is TENSOR else value[1]
             if keyword is None:
                 arguments.append(argument)
             else:
@@ -119,6 +133,8 @@ class Trace:
         try:
             with _EverythingIsRecorded():
                 result = self._forward(_Shadow(self, tracer, module, ""), *arguments, **keywords)
+            if any(map(_is_given, tree_leaves(result, is_leaf=_is_given))):
+                raise UntraceableError("returns a list that it is given")
             self.graph.output(tracer.create_arg(result))
         except UntraceableError:
             raise
@@ -283,6 +299,30 @@ class _Placeholder(_Textless, Proxy):
         if callable(getattr(torch.Tensor, name, None)):
             return _Method(self, name)
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+
+
+class _TypedPlaceholder(_Placeholder):
+    """A tensor's that is one for isinstance, which forwards may ask of their arguments."""
+
+    __class__ = property(lambda _: Tensor)
+
+
+class _Given(list):
+    """A list that is an argument: what a forward does to it would be lost."""
+
+    def _change(self, *_: Any, **__: Any) -> Any:
+        raise UntraceableError("changes a list that it is given")
+
+    append = extend = insert = remove = pop = clear = sort = reverse = _change
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _change
+
+
+# For torch.fx, which looks for placeholders in arguments.
+register_pytree_node(_Given, lambda given: (list(given), None), lambda elements, _: list(elements))
+
+
+def _is_given(value: Any) -> bool:
+    return isinstance(value, _Given)
 
 
 def _record_in_place(name: str) -> None:
