@@ -79,10 +79,9 @@ def test_rows_apart_in_memory(capability):
     assert_accurate(linear(*views), exact(*views))
 
 
+@pytest.mark.usefixtures("not_emulated")
 def test_the_kernel_runs_for_few_rows(capability):
     """Otherwise these tests would compare stock with itself."""
-    if capability == "emulated":
-        pytest.skip("the family has no CUDA kernels")
     few, more = draw(8, 40, 6), draw(9, 40, 6)
     kernels = {"fastvision::linear"}
     assert operators_of(lambda: linear(*few)) == kernels
@@ -92,9 +91,8 @@ def test_the_kernel_runs_for_few_rows(capability):
         assert "aten::addmm" in operators_of(lambda: linear(*few))
 
 
-def test_a_row_has_the_same_bits_beside_others(capability):
-    if capability == "emulated":
-        pytest.skip("the family has no CUDA kernels")
+@pytest.mark.usefixtures("not_emulated")
+def test_a_row_has_the_same_bits_beside_others():
     for most, fewer in ((8, (1, 2, 3, 5)), (300, (20, 64, 193))):
         input, weight, bias = draw(most, 1500, 21)
         if most > 8 and "aten::addmm" in operators_of(lambda tensors=(input, weight, bias): linear(*tensors)):
@@ -104,10 +102,9 @@ def test_a_row_has_the_same_bits_beside_others(capability):
             assert torch.equal(linear(input[:rows], weight, bias), together[:rows])
 
 
+@pytest.mark.usefixtures("not_emulated")
 @pytest.mark.parametrize("rows", [6, 70])
-def test_two_threads_give_the_same_bits(capability, intraop_threads, rows):
-    if capability == "emulated":
-        pytest.skip("the family has no CUDA kernels")
+def test_two_threads_give_the_same_bits(intraop_threads, rows):
     tensors = draw(rows, 700, 130)
     one = linear(*tensors)
     intraop_threads(2)
@@ -189,10 +186,9 @@ def test_gradients_agree_with_float64(capability, sizes, activation, wanted):
         assert_accurate(gradient, right.double())
 
 
+@pytest.mark.usefixtures("not_emulated")
 @pytest.mark.parametrize("sizes", TRAINED)
 def test_the_kernels_run_for_gradients(capability, sizes):
-    if capability == "emulated":
-        pytest.skip("the family has no CUDA kernels")
     tensors = [tensor.requires_grad_() for tensor in draw(*sizes)]
     output = linear(*tensors)
     gradients = operators_of(lambda: output.sum().backward())

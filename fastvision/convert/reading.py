@@ -214,7 +214,7 @@ class _Reader(ast.NodeVisitor):
 
     def _asks_for_type_of_argument(self, node: ast.Call) -> bool:
         """Whether it is isinstance(argument, Tensor) or (argument, list), which placeholders answer as tensors do."""
-        if ast.unparse(node.func) != "isinstance" or len(node.args) != 2 or node.keywords:
+        if not isinstance(node.func, ast.Name) or node.func.id != "isinstance" or len(node.args) != 2:
             return False
         argument, kind = node.args
         is_argument = isinstance(argument, ast.Name) and argument.id in self._arguments

@@ -22,8 +22,8 @@ from fastvision.convert.tracing import (
     Signature,
     Trace,
     UntraceableError,
-    flat_arguments,
     signature_of,
+    taking_lists,
     usual_signature,
 )
 from fastvision.convert.unchanged import unchanged
@@ -120,7 +120,7 @@ class _Program:
         replace_eager(graph, latents)
         if runs or pools or latents:
             _keep_memory(graph)
-            self.run = function_of(graph, f"forward of {type(module).__name__}")
+            self.run = taking_lists(function_of(graph, f"forward of {type(module).__name__}"), signature)
 
     def _call_directly(self, calls: dict[Node, Callable]) -> list[nn.Module]:
         """The layers whose calls are to be those that are added to `calls`."""
@@ -233,6 +233,6 @@ def traced_class(stock: type[nn.Module]) -> type[nn.Module]:
         program = None if torch.compiler.is_dynamo_compiling() else self._program(arguments, keywords)
         if program is None:
             return stock.forward(self, *arguments, **keywords)
-        return program(self, *flat_arguments(arguments, keywords))
+        return program(self, *arguments, *keywords.values())
 
     return derive(stock, TracedForward, traced_class, forward=forward)

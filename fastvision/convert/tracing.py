@@ -7,6 +7,7 @@ patches nn.Module for all threads).
 """
 
 import inspect
+import itertools
 import operator
 import types
 from collections.abc import Callable, Iterator
@@ -55,12 +56,16 @@ def signature_of(arguments: tuple, keywords: dict[str, Any]) -> Signature | None
     return tuple(signature)
 
 
-def flat_arguments(arguments: tuple, keywords: dict[str, Any]) -> list[Any]:
-    """The arguments of a call as the function of a trace's graph takes them: of a list its elements."""
-    flat: list[Any] = []
-    for value in (*arguments, *keywords.values()):
-        flat.extend(value) if type(value) is list else flat.append(value)
-    return flat
+def taking_lists(function: Callable, signature: Signature) -> Callable:
+    """The function of a trace's graph, which takes the elements of lists, with the arguments of a call."""
+    if not any(value is not TENSOR and value[0] is list for _, value in signature):
+        return function
+
+    def flattened(module: nn.Module, *arguments: Any) -> Any:
+        elements = ((value if type(value) is list else (value,)) for value in arguments)
+        return function(module, *itertools.chain.from_iterable(elements))
+
+    return flattened
 
 
 def usual_signature(function: Callable) -> Signature:

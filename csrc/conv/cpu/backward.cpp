@@ -99,10 +99,10 @@ ConvGradients stock_is_faster_without_pool(const ConvPool2d& p) {
 }  // namespace
 
 ConvGradients direct_supported_gradients(const ConvPool2d& p) {
-  const bool sizes_known = p.batch > 0;
-  if (depthwise_applies(p) || (sizes_known && planar_replaces_stock(p))) return {false, false};
+  if (depthwise_applies(p) || planar_replaces_stock(p)) return {false, false};
   // With a stride the adjoint has holes in its input: stock's business so far.
   const bool adjoint_has_kernel = p.stride_h == 1 && p.stride_w == 1;
+  const bool sizes_known = p.batch > 0;
   if (p.pool != Pool::none || !sizes_known) return {adjoint_has_kernel, true};
   const ConvGradients stock = stock_is_faster_without_pool(p);
   return {adjoint_has_kernel && !stock.input, !stock.weight};

@@ -50,7 +50,7 @@ Algorithm choose(const ConvPool2d& p) {
   const bool window_fits = p.pool_kernel_h * p.pool_kernel_w <= kMaxSelectableMaxWindow;
   const bool sizes_known = p.batch > 0;
   if (sizes_known && depthwise_applies(p)) return Algorithm::depthwise;
-  if (sizes_known && (planar_replaces_stock(p) || planar_is_faster(p))) return Algorithm::planar;
+  if (planar_replaces_stock(p) || planar_is_faster(p)) return Algorithm::planar;
   if (!enough_channels || !window_fits) return Algorithm::stock;
   if (!sizes_known) return Algorithm::direct;
   if (winograd_planes_applies(p)) return Algorithm::winograd_planes;

@@ -143,8 +143,8 @@ void run_planes(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& 
 bool depthwise_applies(const ConvPool2d& p) {
   const bool is_depthwise = p.groups == p.in_channels && p.groups == p.out_channels;
   const bool square = p.kernel_h == p.kernel_w && p.stride_h == p.stride_w;
-  const bool sizes = p.stride_h == 1 ? p.kernel_h == 3 || p.kernel_h == 5 || p.kernel_h == 7
-                                     : p.stride_h == 2 && (p.kernel_h == 3 || p.kernel_h == 5);
+  const bool sizes =
+      p.kernel_h == 7 ? p.stride_h == 1 : (p.kernel_h == 3 || p.kernel_h == 5) && (p.stride_h == 1 || p.stride_h == 2);
   const bool planes = p.input_strides.w == 1 && p.output_strides.w == 1;
   return is_depthwise && square && sizes && planes && p.dtype == DType::f32 && p.dilation_h == 1 && p.dilation_w == 1 &&
          p.pool == Pool::none;

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "conv/cpu/strided.h"
 #include "conv/cpu/winograd.h"
 #include "core/activation.h"
 #include "core/integers.h"
@@ -87,7 +88,7 @@ struct Pieces {
 struct Target {
   float* output;
   int64_t plane, columns;
-  const float* bias;
+  const float* bias;  // or null
   float floor;
 };
 
@@ -154,7 +155,7 @@ __attribute__((noinline)) void convolve(const Chain& chain, const Pieces<Vectors
   }
   const auto finish = [&](const auto& store) FASTVISION_INLINE {
     unroll<Channels>([&](auto o) FASTVISION_INLINE {
-      const Vec bias(target.bias[o]), floor(target.floor);
+      const Vec bias(target.bias ? target.bias[o] : 0.f), floor(target.floor);
       unroll<Vectors>([&](auto v) FASTVISION_INLINE {
         store(max_keeping_second(floor, sum[o][v] + bias), target.output + o * target.plane + pieces.output[v]);
       });
@@ -167,21 +168,30 @@ __attribute__((noinline)) void convolve(const Chain& chain, const Pieces<Vectors
   }
 }
 
-// Constants of all output channels, in tiles as equal as can be.
-struct Constants {
-  const float* weights;  // [tile][tap][channel]
-  const float* bias;
+// A group's output channels in tiles as equal as can be: the first `larger` have `most`, the others one less.
+struct Tiles {
+  int64_t count, most, larger;
+
+  explicit Tiles(const ConvPool2d& p) {
+    const int64_t outputs = p.out_channels / p.groups;
+    count = ceil_div(outputs, kMaxTileChannels);
+    most = ceil_div(outputs, count);
+    larger = outputs - count * (most - 1);
+  }
+
+  int64_t channels(int64_t tile) const { return tile < larger ? most : most - 1; }
 };
 
 class BandWorker {
  public:
   BandWorker(const ConvPool2d& p, const ConvPool2dForward& tensors, const Layout& layout, Offsets offsets,
-             const Constants& constants)
+             const float* weights)
       : p_(p),
         tensors_(tensors),
         layout_(layout),
         offsets_(offsets),
-        constants_(constants),
+        weights_(weights),
+        tiles_(p),
         strip_(layout.strip_size()) {}
 
   // A band of one group's outputs, a chain after the other, so that its inputs stay in near caches.
@@ -191,7 +201,6 @@ class BandWorker {
                           group * group_inputs() * p_.input_strides.c;
     float* output = static_cast<float*>(tensors_.output) + image * p_.output_strides.n +
                     group * group_outputs() * p_.output_strides.c + first * p_.output_strides.h;
-    const int64_t tiles = ceil_div(group_outputs(), kMaxTileChannels);
     for (int64_t c = 0; c < group_inputs(); c += layout_.channels, planes += layout_.channels * p_.input_strides.c) {
       const int64_t channels = std::min(layout_.channels, group_inputs() - c);
       const float* input = planes + first * p_.stride_h * layout_.row;
@@ -200,7 +209,7 @@ class BandWorker {
         input = strip_.data();
       }
       unroll<kMaxTileChannels>([&](auto i) FASTVISION_INLINE {
-        if (ceil_div(group_outputs(), tiles) == i + 1) run_chain<i + 1>(group, c, channels, input, output, rows, tiles);
+        if (tiles_.most == i + 1) run_chain<i + 1>(group, c, channels, input, output, rows);
       });
     }
   }
@@ -210,15 +219,13 @@ class BandWorker {
   int64_t group_outputs() const { return p_.out_channels / p_.groups; }
   int64_t window() const { return p_.kernel_h * p_.kernel_w; }
 
-  // Adds a chain to the sums of all outputs. The first tiles of output channels have `Channels`, the others one less.
+  // Adds a chain to the sums of all outputs. The largest tiles have `Channels` channels.
   template <int Channels>
-  void run_chain(int64_t group, int64_t first_input, int64_t inputs, const float* input, float* output, int64_t rows,
-                 int64_t tiles) {
+  void run_chain(int64_t group, int64_t first_input, int64_t inputs, const float* input, float* output, int64_t rows) {
     constexpr int kVectors = tile_vectors(Channels);
-    const int64_t larger = group_outputs() - tiles * (Channels - 1);
     const int64_t count = rows * ceil_div(p_.conv_w, kLanes);
     const bool is_first = first_input == 0, is_last = first_input + inputs == group_inputs();
-    if (is_first && !is_last) sums_.resize(ceil_div(count, kVectors) * tiles * Channels * kVectors * kLanes);
+    if (is_first && !is_last) sums_.resize(ceil_div(count, kVectors) * tiles_.count * Channels * kVectors * kLanes);
     float* sums = sums_.data();
     for (int64_t first = 0; first < count; first += kVectors) {
       Pieces<kVectors> pieces;
@@ -229,15 +236,16 @@ class BandWorker {
         pieces.input[v] = input + y * p_.stride_h * layout_.row + x;
         pieces.output[v] = y * p_.output_strides.h + x;
       }
+      const auto* bias = static_cast<const float*>(tensors_.bias);
       int64_t channel = group * group_outputs();
       float* planes = output;
-      for (int64_t tile = 0; tile < tiles; ++tile, sums += Channels * kVectors * kLanes) {
-        const int64_t channels = tile < larger ? Channels : Channels - 1;
-        const float* weights = constants_.weights + (channel * group_inputs() + first_input * channels) * window();
+      for (int64_t tile = 0; tile < tiles_.count; ++tile, sums += Channels * kVectors * kLanes) {
+        const int64_t channels = tiles_.channels(tile);
+        const float* weights = weights_ + (channel * group_inputs() + first_input * channels) * window();
         const Chain chain{offsets_, weights, inputs * window(), is_first ? nullptr : sums, is_last ? nullptr : sums};
-        const Target target{planes, p_.output_strides.c, std::min(p_.conv_w, kLanes), constants_.bias + channel,
+        const Target target{planes, p_.output_strides.c, std::min(p_.conv_w, kLanes), bias ? bias + channel : nullptr,
                             activation_floor(p_.activation == Activation::relu)};
-        if (tile < larger) {
+        if (channels == Channels) {
           convolve<Channels, kVectors>(chain, pieces, target);
         } else if constexpr (Channels > 1) {
           convolve<Channels - 1, kVectors>(chain, pieces, target);
@@ -269,28 +277,22 @@ class BandWorker {
       const int64_t begin = std::clamp<int64_t>(ceil_div(p_.pad_left - phase, stride), 0, layout_.phase);
       const int64_t end = std::clamp<int64_t>(ceil_div(p_.pad_left + p_.in_w - phase, stride), begin, layout_.phase);
       std::fill(target, target + begin, 0.f);
-      copy_every(stride, source + begin * stride + phase - p_.pad_left, end - begin, target + begin);
+      const int64_t first = begin * stride + phase - p_.pad_left;
+      if (stride == 1) {
+        convert_row(source + first, target + begin, end - begin);
+      } else {
+        copy_every(stride, source + first, p_.in_w - first, end - begin, target + begin);
+      }
       std::fill(target + end, target + layout_.phase, 0.f);
     }
-  }
-
-  // source[0], source[stride] ...
-  static void copy_every(int64_t stride, const float* source, int64_t count, float* target) {
-    if (stride == 1) return convert_row(source, target, count);
-    int64_t i = 0;
-    // Reads one number beyond the last one that is copied, so never for that one.
-    for (; stride == 2 && i + kLanes < count; i += kLanes) {
-      const Vec left = Vec::loadu(source + 2 * i), right = Vec::loadu(source + 2 * i + kLanes);
-      at::vec::deinterleave2(left, right).first.store(target + i);
-    }
-    for (; i < count; ++i) target[i] = source[i * stride];
   }
 
   const ConvPool2d& p_;
   const ConvPool2dForward& tensors_;
   const Layout& layout_;
   const Offsets offsets_;
-  const Constants& constants_;
+  const float* weights_;
+  const Tiles tiles_;
   FloatScratch strip_;
   std::vector<float> sums_;  // of chains that wait for the next: [pieces][channels]
 };
@@ -311,21 +313,15 @@ Offsets find_offsets(const ConvPool2d& p, const Layout& layout, Context& context
   return offsets;
 }
 
-Constants pack_constants(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
+// [group][tile][tap][channel]
+const float* pack_weights(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
   const int64_t taps = p.in_channels / p.groups * p.kernel_h * p.kernel_w;
-  auto* bias = static_cast<float*>(context.allocate(sizeof(float) * p.out_channels));
-  if (tensors.bias) {
-    std::copy_n(static_cast<const float*>(tensors.bias), p.out_channels, bias);
-  } else {
-    std::fill_n(bias, p.out_channels, 0.f);
-  }
   auto* weights = static_cast<float*>(context.allocate(sizeof(float) * p.out_channels * taps));
   const auto* weight = static_cast<const float*>(tensors.weight);
-  const int64_t outputs = p.out_channels / p.groups, tiles = ceil_div(outputs, kMaxTileChannels);
-  const int64_t size = outputs / tiles, larger = outputs % tiles;
+  const Tiles tiles(p);
   for (int64_t channel = 0; channel < p.out_channels;) {
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t channels = size + (tile < larger);
+    for (int64_t tile = 0; tile < tiles.count; ++tile) {
+      const int64_t channels = tiles.channels(tile);
       float* target = weights + channel * taps;
       for (int64_t o = 0; o < channels; ++o, ++channel) {
         const float scale = tensors.scale ? tensors.scale[channel] : 1.f;
@@ -333,7 +329,7 @@ Constants pack_constants(const ConvPool2d& p, const ConvPool2dForward& tensors, 
       }
     }
   }
-  return {weights, bias};
+  return weights;
 }
 
 bool applies(const ConvPool2d& p) {
@@ -344,35 +340,40 @@ bool applies(const ConvPool2d& p) {
 
 }  // namespace
 
+// What is asked of every convolution comes before the layout, which takes its time.
 bool planar_replaces_stock(const ConvPool2d& p) {
   constexpr int64_t kFewOutputs = 16, kStockBlock = 8;
   const int64_t inputs = p.in_channels / p.groups, outputs = p.out_channels / p.groups;
-  if (!applies(p) || outputs >= kFewOutputs) return false;
-  if (p.groups > 1) return inputs * outputs > 1 && (inputs % kStockBlock != 0 || outputs % kStockBlock != 0);
+  if (outputs >= kFewOutputs) return false;
+  if (p.groups > 1) {
+    const bool by_blocks = inputs % kStockBlock == 0 && outputs % kStockBlock == 0;
+    return inputs * outputs > 1 && !by_blocks && applies(p);
+  }
   const bool by_winograd = winograd_applies(p) && winograd_is_faster(p);
-  return p.kernel_h * p.kernel_w > 1 && !by_winograd;
+  return p.kernel_h * p.kernel_w > 1 && !by_winograd && applies(p);
 }
 
 bool planar_is_faster(const ConvPool2d& p) {
   constexpr int64_t kFewOutputs = 4, kManyColumns = 48;
-  if (!applies(p)) return false;
   const bool is_1x1 = p.kernel_h * p.kernel_w == 1;
-#if !defined(CPU_CAPABILITY_AVX512)  // with which these have not been measured
-  constexpr int64_t kFewInputs = 4;
-  constexpr int64_t kFewProducts = 6400;
-  if (p.groups > 1 && is_1x1) return p.in_channels / p.groups * (p.out_channels / p.groups) <= kFewProducts;
-  if (p.groups == 1 && p.in_channels <= kFewInputs && !is_1x1) return true;
+  if (p.groups == 1 && !is_1x1 && p.out_channels <= kFewOutputs && p.conv_w >= kManyColumns) return applies(p);
+#if defined(CPU_CAPABILITY_AVX512)  // with which these have not been measured
+  return false;
+#else
+  constexpr int64_t kFewInputs = 4, kFewProducts = 6400;
+  const int64_t products = p.in_channels / p.groups * (p.out_channels / p.groups);
+  const bool is_small = p.groups > 1 ? is_1x1 && products <= kFewProducts : !is_1x1 && p.in_channels <= kFewInputs;
+  return is_small && applies(p);
 #endif
-  return p.groups == 1 && !is_1x1 && p.out_channels <= kFewOutputs && p.conv_w >= kManyColumns;
 }
 
 void planar_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
   const Layout layout(p);
   const Offsets offsets = find_offsets(p, layout, context);
-  const Constants constants = pack_constants(p, tensors, context);
+  const float* weights = pack_weights(p, tensors, context);
   const int64_t bands = ceil_div(p.conv_h, layout.band_rows);
   context.parallel_for(p.batch * p.groups * bands, [&](int64_t begin, int64_t end) {
-    BandWorker worker(p, tensors, layout, offsets, constants);
+    BandWorker worker(p, tensors, layout, offsets, weights);
     for (int64_t i = begin; i < end; ++i) worker.run(i / bands / p.groups, i / bands % p.groups, i % bands);
   });
 }

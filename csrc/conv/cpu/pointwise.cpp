@@ -1,5 +1,6 @@
 #include "conv/cpu/pointwise.h"
 
+#include "conv/cpu/strided.h"
 #include "core/activation.h"
 #include "core/gemm.h"
 #include "core/integers.h"
@@ -135,21 +136,12 @@ class UnitWorker {
       for (int64_t i = 0, run; i < n; i += run) {
         const int64_t y = (first + pixel + i) / p_.out_w, x = (first + pixel + i) % p_.out_w;
         run = std::min(n - i, p_.out_w - x);
-        pack_strided_row(plane + y * p_.stride_h * p_.input_strides.h, x * p_.stride_w, run, target + i);
+        const int64_t first_column = x * p_.stride_w;
+        copy_every(p_.stride_w, plane + y * p_.stride_h * p_.input_strides.h + first_column, p_.in_w - first_column,
+                   run, target + i);
       }
       std::fill(target + n, target + kPanel, 0.f);
     }
-  }
-
-  void pack_strided_row(const T* row, int64_t first, int64_t count, float* target) const {
-    int64_t i = 0;
-    if constexpr (std::is_same_v<T, float>) {
-      for (; p_.stride_w == 2 && i + kLanes <= count && first + 2 * (i + kLanes) <= p_.in_w; i += kLanes) {
-        const float* from = row + first + 2 * i;
-        at::vec::deinterleave2(Vec::loadu(from), Vec::loadu(from + kLanes)).first.store(target + i);
-      }
-    }
-    for (; i < count; ++i) target[i] = static_cast<float>(row[first + i * p_.stride_w]);
   }
 
   // Copies the inputs of a packed pixel to where they follow each other.

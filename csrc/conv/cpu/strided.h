@@ -1,0 +1,20 @@
+#pragma once
+
+#include "core/simd.h"
+
+namespace fastvision {
+
+// source[0], source[stride], ... in fp32. `readable` elements of the source may be read, also between them.
+template <class T>
+void copy_every(int64_t stride, const T* source, int64_t readable, int64_t count, float* target) {
+  int64_t i = 0;
+  if constexpr (std::is_same_v<T, float>) {
+    for (; stride == 2 && i + kLanes <= count && 2 * (i + kLanes) <= readable; i += kLanes) {
+      const float* from = source + 2 * i;
+      at::vec::deinterleave2(Vec::loadu(from), Vec::loadu(from + kLanes)).first.store(target + i);
+    }
+  }
+  for (; i < count; ++i) target[i] = static_cast<float>(source[i * stride]);
+}
+
+}  // namespace fastvision
