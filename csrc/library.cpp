@@ -100,8 +100,10 @@ TORCH_LIBRARY(fastvision, m) {
   // The same in stock PyTorch calls.
   def("affine_resample_reference(" + resampling + ") -> Tensor");
 
-  // Arguments as torch.cat.
+  // As torch.cat, torch.add and torch.mul, in kept memory.
   def("cat(Tensor[] tensors, int dim=0) -> Tensor");
+  def("add(Tensor input, Tensor other) -> Tensor");
+  def("mul(Tensor input, Tensor other) -> Tensor");
 
   // A fully connected layer, arguments as torch.nn.functional.linear, and its activation: none or relu.
   const std::string linear = "Tensor? bias=None, *, str activation='none') -> Tensor";

@@ -228,7 +228,7 @@ def problems(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = (torch.float32,)
             "padding": padding,
             "dilation": dilation,
             "groups": groups,
-            "activation": choose("relu", "relu", "none"),
+            "activation": choose("relu", "relu", "none", "relu", "none", "relu6", "silu", "hardswish"),
             "pool": pool,
             "pool_kernel_size": pool_kernel,
             "pool_stride": pool_stride,
@@ -257,8 +257,8 @@ def stock(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths")
         output = F.conv2d(input, weight, bias, **convolution)
-    if activation == "relu":
-        output = F.relu(output)
+    if activation != "none":
+        output = getattr(F, activation)(output)
     if pool == "max":
         return F.max_pool2d(output, pool_kernel_size, pool_stride, pool_padding, ceil_mode=ceil_mode)
     if pool == "avg":

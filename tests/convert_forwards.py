@@ -88,7 +88,7 @@ class Fire(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV2's: ReLU6 is not ReLU."""
+    """MobileNetV2's, with ReLU6."""
 
     def __init__(self):
         super().__init__()
@@ -235,7 +235,7 @@ MODELS = {
     "ResNet": (ResNet, 8, 6),
     "VGG": (VGG, 2, 2),
     "Fire": (Fire, 3, 3),
-    "InvertedResidual": (InvertedResidual, 1, 0),
+    "InvertedResidual": (InvertedResidual, 2, 1),
     "DenseLayer": (DenseLayer, 3, 3),
     "UNet": (UNet, 3, 3),
     "Inception": (Inception, 3, 1),

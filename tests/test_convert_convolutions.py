@@ -51,7 +51,7 @@ CASES = {
     "a forward": (Block, (2, 16, 12, 12), 1),
     "a Sequential": (lambda: nn.Sequential(nn.Conv2d(16, 20, 3), nn.Sigmoid()), (2, 16, 12, 12), 1),
     "few outputs": (lambda: nn.Sequential(nn.Conv2d(5, 3, 5, padding=2), nn.Tanh()), (2, 5, 12, 12), 1),
-    "small groups": (lambda: nn.Sequential(nn.Conv2d(8, 12, 1, groups=2), nn.SiLU()), (2, 8, 12, 12), 1),
+    "small groups": (lambda: nn.Sequential(nn.Conv2d(8, 12, 1, groups=2), nn.ELU()), (2, 8, 12, 12), 1),
     "depthwise": (lambda: nn.Sequential(nn.Conv2d(8, 8, 7, groups=8), nn.GELU()), (2, 8, 12, 12), 1),
 }
 

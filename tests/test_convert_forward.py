@@ -283,7 +283,7 @@ def test_explain():
     rows = explain(convert(BasicBlock(3, 3)).eval()).rows
     assert [(row.name, row.status) for row in rows] == [("conv1 to relu", "replaced"), ("conv2 to bn2", "replaced")]
     rows = explain(convert(InvertedResidual())).rows
-    assert (rows[-2].name, rows[-2].reason) == ("expand", "is followed by ReLU6, which is not a layer that is fused")
+    assert (rows[-1].name, rows[-1].status) == ("expand to act", "replaced")
 
 
 class Classifier(nn.Module):

@@ -96,6 +96,9 @@ Tensor conv2d_pool2d_autograd(const ConvPool2dOptions& o, const Tensor& input, c
     return call_forward(o, input, weight, bias);
   }
   check_tensors(o, input, weight, bias);
+  if (!is_relu_or_none(o.activation)) {
+    return activate_and_pool(o, conv2d_pool2d_autograd(o.without_epilogue(), input, weight, bias));
+  }
   if (!conv2d_pool2d_for_kernel(o, input, weight, /*training=*/true)) {
     return conv2d_pool2d_reference(o, input, weight, bias);
   }

@@ -67,6 +67,11 @@ constexpr uint8_t kDead = 255;
 constexpr int64_t kMaxSelectableMaxWindow = 255;
 constexpr int64_t kMaxSelectableAvgWindow = 8;
 
+// The activations that all kernels have, those of training and with pools among them.
+inline bool is_relu_or_none(Activation activation) {
+  return activation == Activation::relu || activation == Activation::none;
+}
+
 // Without ReLU, only the winner of a maximum has to be remembered.
 inline bool needs_selection(const ConvPool2d& p) {
   return p.activation == Activation::relu || p.pool == Pool::max;

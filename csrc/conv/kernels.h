@@ -51,6 +51,7 @@ struct ConvKernels {
 
   bool reads_channels_last_weight = false;
   bool scales_float_weights = false;  // ConvPool2dForward::scale, where the dtype is float32
+  bool has_all_activations = false;   // in inference without a pool; otherwise ReLU and none
 };
 
 }  // namespace fastvision

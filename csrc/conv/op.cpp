@@ -116,6 +116,8 @@ std::optional<ConvPool2d> for_library(const ConvPool2dOptions& o, const Tensor& 
   const ConvPool2d p = known ? describe(o, input, weight, output_memory_format(input, weight))
                              : describe_layer(o, *dtype, weight.sizes());
   if (known && (input.numel() == 0 || !sizes_fit(o, p))) return std::nullopt;
+  const bool any_activation = kernels->has_all_activations && !training && p.pool == Pool::none;
+  if (!any_activation && !is_relu_or_none(p.activation)) return std::nullopt;
   return (!training || selection_fits(p)) && kernels->supports(p) ? std::optional(p) : std::nullopt;
 }
 

@@ -38,8 +38,9 @@ std::array<int64_t, 4> padding_of(at::IntArrayRef values) {
 }
 
 Activation activation_of(std::string_view name) {
-  TORCH_CHECK(name == "relu" || name == "none", kOp, "activation: expected 'none' or 'relu', got '", name, "'");
-  return name == "relu" ? Activation::relu : Activation::none;
+  const auto activation = activation_named(name);
+  TORCH_CHECK(activation, kOp, "activation: expected 'none', 'relu', 'relu6', 'silu' or 'hardswish', got '", name, "'");
+  return *activation;
 }
 
 Pool pool_of(std::string_view name) {
@@ -78,6 +79,15 @@ ConvPool2dOptions ConvPool2dOptions::from(at::ArrayRef<c10::IValue> a) {
   const auto integers = [&](size_t i) { return a.at(i).toIntVector(); };
   return {integers(0), integers(1), integers(2), a.at(3).toInt(),  a.at(4).toStringView(), a.at(5).toStringView(),
           integers(6), integers(7), integers(8), a.at(9).toBool(), a.at(10).toBool()};
+}
+
+ConvPool2dOptions ConvPool2dOptions::without_epilogue() const {
+  ConvPool2dOptions o = *this;
+  o.activation = Activation::none;
+  o.pool = Pool::none;
+  o.pool_kernel_size = o.pool_stride = {1, 1};
+  o.pool_padding = {0, 0};
+  return o;
 }
 
 std::vector<int64_t> ConvPool2dOptions::pack() const {

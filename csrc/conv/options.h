@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "conv/conv.h"
+#include "core/activation.h"
 
 namespace fastvision {
 
@@ -32,11 +33,14 @@ struct ConvPool2dOptions {
 
   static ConvPool2dOptions from(at::ArrayRef<c10::IValue> arguments);
 
+  // Those of the convolution, followed by nothing.
+  ConvPool2dOptions without_epilogue() const;
+
   // The way through autograd's saved_data.
   std::vector<int64_t> pack() const;
   static ConvPool2dOptions unpack(const std::vector<int64_t>& packed);
 
-  std::string_view activation_name() const { return activation == Activation::relu ? "relu" : "none"; }
+  std::string_view activation_name() const { return name_of(activation); }
   std::string_view pool_name() const { return pool == Pool::none ? "none" : pool == Pool::max ? "max" : "avg"; }
 
  private:

@@ -8,8 +8,11 @@
 #include <ATen/ops/batch_norm.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/conv2d.h>
+#include <ATen/ops/hardswish.h>
 #include <ATen/ops/max_pool2d.h>
 #include <ATen/ops/relu.h>
+#include <ATen/ops/relu6.h>
+#include <ATen/ops/silu.h>
 #include <torch/library.h>
 
 namespace fastvision {
@@ -26,8 +29,25 @@ Tensor convolve(const ConvPool2dOptions& o, const Tensor& input, const Tensor& w
   return at::conv2d(padded, weight, bias, o.stride, padding, o.dilation, o.groups);
 }
 
-Tensor activate_and_pool(const ConvPool2dOptions& o, Tensor output) {
-  if (o.activation == Activation::relu) output = at::relu(output);
+Tensor activate(Activation activation, const Tensor& input) {
+  switch (activation) {
+    case Activation::relu:
+      return at::relu(input);
+    case Activation::relu6:
+      return at::relu6(input);
+    case Activation::silu:
+      return at::silu(input);
+    case Activation::hardswish:
+      return at::hardswish(input);
+    default:
+      return input;
+  }
+}
+
+}  // namespace
+
+Tensor activate_and_pool(const ConvPool2dOptions& o, const Tensor& convolved) {
+  const Tensor output = activate(o.activation, convolved);
   if (o.pool == Pool::max) {
     const Pair no_dilation{1, 1};
     return at::max_pool2d(output, o.pool_kernel_size, o.pool_stride, o.pool_padding, no_dilation, o.ceil_mode);
@@ -37,8 +57,6 @@ Tensor activate_and_pool(const ConvPool2dOptions& o, Tensor output) {
   }
   return output;
 }
-
-}  // namespace
 
 Tensor conv2d_pool2d_reference(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
                                const OptionalTensor& bias) {

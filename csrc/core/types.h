@@ -7,7 +7,7 @@
 namespace fastvision {
 
 enum class DType : uint8_t { f32, bf16, f16 };
-enum class Activation : uint8_t { none, relu };
+enum class Activation : uint8_t { none, relu, relu6, silu, hardswish };
 
 constexpr int64_t size_of(DType dtype) {
   return dtype == DType::f32 ? 4 : 2;

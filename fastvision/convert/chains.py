@@ -19,6 +19,22 @@ def _relu(input, inplace=False):
     return nn.ReLU()
 
 
+def _relu6(input, inplace=False):
+    return nn.ReLU6()
+
+
+def _hardtanh(input, min_val=-1.0, max_val=1.0, inplace=False):
+    return nn.ReLU6() if (min_val, max_val) == (0, 6) else nn.Hardtanh(min_val, max_val)
+
+
+def _silu(input, inplace=False):
+    return nn.SiLU()
+
+
+def _hardswish(input, inplace=False):
+    return nn.Hardswish()
+
+
 def _max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     return MaxPool2d(*_sizes(kernel_size, _stride(stride), padding, dilation), return_indices, ceil_mode)
 
@@ -50,6 +66,10 @@ _FUNCTIONS: dict[Callable, Callable[..., nn.Module]] = {
     F.relu: _relu,
     torch.relu: _relu,
     torch.relu_: _relu,
+    F.relu6: _relu6,
+    F.hardtanh: _hardtanh,
+    F.silu: _silu,
+    F.hardswish: _hardswish,
     F.max_pool2d: _max_pool2d,
     torch.max_pool2d: _max_pool2d,
     F.avg_pool2d: _avg_pool2d,

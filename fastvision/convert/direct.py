@@ -12,6 +12,7 @@ from fastvision.nn import AvgPool2d, Conv2d, Linear, MaxPool2d
 # Exact types. What their calls depend on, `unchanged` watches.
 _CALLED_DIRECTLY = (Conv2d, Linear, MaxPool2d, AvgPool2d, nn.Flatten, nn.ReLU)
 _relu = PreparedCall(torch.ops.aten.relu.default, 1).step(torch.relu)
+relu_in_place = PreparedCall(torch.ops.aten.relu_.default, 1).step(torch.relu_)
 
 
 def is_plain(layer: nn.Module) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.overrides import get_testing_overrides
 
 # Of their arguments these ask nothing that a placeholder answers differently from a tensor without raising.
@@ -43,7 +44,8 @@ class _UnreadableError(Exception):
 def _recorded() -> frozenset[Callable]:
     """The functions of torch that ask their arguments first, and so leave a placeholder to be recorded."""
     functions = torch._C._VariableFunctions
-    return frozenset(get_testing_overrides()) | {getattr(functions, name) for name in dir(functions) if name[0] != "_"}
+    more = {getattr(functions, name) for name in dir(functions) if name[0] != "_"}
+    return frozenset(get_testing_overrides()) | more | {F.hardswish, F.hardsigmoid}
 
 
 def is_recorded(value: Any) -> bool:

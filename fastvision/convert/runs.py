@@ -1,4 +1,5 @@
-"""Finding the layers that one operator can do: Conv2d[, BatchNorm2d][, ReLU][, MaxPool2d|AvgPool2d].
+"""Finding the layers that one operator can do: Conv2d[, BatchNorm2d][, ReLU][, MaxPool2d|AvgPool2d], and
+Conv2d[, BatchNorm2d], ReLU6|SiLU|Hardswish.
 
 Layers that do nothing (Identity, Dropout in eval mode) may stand anywhere between them.
 """
@@ -31,7 +32,9 @@ _MAX_POOLS = (nn.MaxPool2d, MaxPool2d)
 _AVG_POOLS = (nn.AvgPool2d, AvgPool2d)
 _POOLS = (*_MAX_POOLS, *_AVG_POOLS)
 CONVOLUTIONS = (nn.Conv2d, Conv2d)
-_FUSIBLE = (*CONVOLUTIONS, nn.BatchNorm2d, nn.ReLU, *_IDENTITIES, *_POOLS)
+# By the operator's names for them. After and before a pool, only ReLU.
+_ACTIVATIONS = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.SiLU: "silu", nn.Hardswish: "hardswish"}
+_FUSIBLE = (*CONVOLUTIONS, nn.BatchNorm2d, *_ACTIVATIONS, *_IDENTITIES, *_POOLS)
 _FUSED = (ConvReLU2d, Reparameterize, ELBOLoss)
 
 # Folding rounds the weights once more, which only these types can afford.
@@ -72,6 +75,8 @@ def obstacle(layer: nn.Module, *, structure_only: bool = False) -> str | None:
         return "has a dilated window, which the fused operator has not"
     if type(layer) in _AVG_POOLS and layer.divisor_override is not None:
         return "overrides the divisor, which the fused operator does not"
+    if type(layer) is nn.ReLU6 and (layer.min_val, layer.max_val) != (0, 6):
+        return "has bounds of its own, which the fused operator has not"
     return None
 
 
@@ -110,7 +115,7 @@ class Run:
         self.convolution = layers[0]
         self.norm = _find(layers, (nn.BatchNorm2d,))
         self.pool = _find(layers, _POOLS)
-        self.activation = "relu" if _find(layers, (nn.ReLU,)) is not None else "none"
+        self.activation = _ACTIVATIONS.get(type(_find(layers, tuple(_ACTIVATIONS))), "none")
         self.options = {**convolution_options(self.convolution), "activation": self.activation, **_pooling(self.pool)}
         self.fused = FusedConvolution(self.convolution, self.options, self.norm)
         self.least_input = _least_input_to_fold(self.convolution)
@@ -193,11 +198,12 @@ def _may_follow(fused: list[type], kind: type) -> bool:
     """Whether a layer of this kind can be fused when those kinds already are."""
     if kind is nn.BatchNorm2d:
         return not fused
-    if kind is nn.ReLU:
-        # After max-pooling it computes what it computes before, gradients included; after averaging it does not.
-        return nn.ReLU not in fused and not any(pool in fused for pool in _AVG_POOLS)
+    if kind in _ACTIVATIONS:
+        # ReLU after max-pooling computes what it computes before, gradients included; after averaging it does not.
+        commuting = _MAX_POOLS if kind is nn.ReLU else ()
+        return all(other is nn.BatchNorm2d or other in commuting for other in fused)
     if kind in _POOLS:
-        return not any(pool in fused for pool in _POOLS)
+        return all(other in (nn.BatchNorm2d, nn.ReLU) for other in fused)
     return kind in _IDENTITIES
 
 

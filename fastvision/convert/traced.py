@@ -15,7 +15,8 @@ from torch.fx import Graph, Node
 from fastvision._calls import OperatorStep, Unpickled
 from fastvision.convert.chains import Chain, find_chains, function_layer, fuse, module_layer
 from fastvision.convert.converted import Converted, derive, is_observed, stock_type
-from fastvision.convert.direct import direct, joined, with_relu
+from fastvision.convert.direct import direct, is_direct, joined, relu_in_place, with_relu
+from fastvision.convert.kept import is_fresh_sum, keep_memory
 from fastvision.convert.latent_calls import eager_groups, function_of, replace_eager
 from fastvision.convert.runs import CONVOLUTIONS
 from fastvision.convert.tracing import (
@@ -33,7 +34,6 @@ from fastvision.nn.conv import both_axes
 # How many programs a module keeps.
 _PROGRAMS = 4
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 
 
 def is_candidate(module: nn.Module) -> bool:
@@ -119,7 +119,7 @@ class _Program:
         latents = eager_groups(graph, module._rng)
         replace_eager(graph, latents)
         if runs or pools or latents:
-            _keep_memory(graph)
+            keep_memory(graph)
             self.run = taking_lists(function_of(graph, f"forward of {type(module).__name__}"), signature)
 
     def _call_directly(self, calls: dict[Node, Callable]) -> list[nn.Module]:
@@ -128,10 +128,11 @@ class _Program:
         layers = {node: module_layer(self._trace.module, node) for node in graph.nodes}
         for node in graph.nodes:
             layer, follower = layers[node], next(iter(node.users)) if len(node.users) == 1 else None
-            if node.op != "call_module" and type(layer) not in (MaxPool2d, AvgPool2d, nn.Flatten):
+            of_sum = type(layer) is nn.ReLU and is_direct(layer) and is_fresh_sum(node.args[0])
+            if node.op != "call_module" and not of_sum and type(layer) not in (MaxPool2d, AvgPool2d, nn.Flatten):
                 continue
             both = with_relu(layer, layers.get(follower))
-            call = both or direct(layer)
+            call = both or (relu_in_place if of_sum else direct(layer))
             if call is layer:
                 continue
             calls[node] = call
@@ -149,13 +150,6 @@ class _Program:
         if self._trace is None:
             return module.training == self._training  # stock is right whatever else has changed
         return self._trace.is_current(self._stock.forward) and self._layers_unchanged()
-
-
-def _keep_memory(graph: Graph) -> None:
-    """Lets concatenations write to memory kept from earlier calls."""
-    for node in graph.nodes:
-        if node.op == "call_function" and node.target in _CONCATENATIONS and node.kwargs.keys() <= {"dim"}:
-            node.target = torch.ops.fastvision.cat.default
 
 
 def _join(graph: Graph, calls: dict[Node, Callable]) -> None:

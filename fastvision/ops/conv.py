@@ -82,7 +82,8 @@ def conv2d_pool2d(
         bias: shape (out_channels), or None.
         stride, padding, dilation, groups: as torch.nn.functional.conv2d; padding in pixels, or (top, bottom, left,
             right), 'same' or 'valid'.
-        activation: 'relu' or 'none'.
+        activation: 'relu', 'none', 'relu6', 'silu' or 'hardswish'. For gradients the last three are stock's, and with a
+            pool the reference runs.
         pool: 'max', 'avg' or 'none'.
         pool_kernel_size, pool_stride, pool_padding, ceil_mode, count_include_pad: as torch.nn.functional.max_pool2d
             and avg_pool2d; pool_stride None is pool_kernel_size.

@@ -90,6 +90,8 @@ class Check {
   bool run() {
     if (!forward_is_right(/*training=*/false)) return false;
     if (p_.dtype == DType::f32 && !scaled_forward_is_right()) return false;
+    const bool any_activation = kernels().has_all_activations && p_.pool == Pool::none;
+    if (any_activation && !activated_forward_is_right()) return false;
     return !selection_fits(p_) || (forward_is_right(/*training=*/true) && unpool_is_right() && backward_is_right());
   }
 
@@ -124,6 +126,31 @@ class Check {
         context);
     if (error) return fails(error);
     return equal("scaled output", p_.dtype, output, out_places_, expected_.output, tolerance_of(p_));
+  }
+
+  // In inference. A sum of 16 bits was rounded before.
+  bool activated_forward_is_right() {
+    ConvPool2d p = p_;
+    p.activation = Activation::none;
+    const Values sums = reference::forward(p, inputs_, weights_, with_bias_ ? &biases_ : nullptr).output;
+    const auto relu6 = [](double x) { return std::clamp(x, 0., 6.); };
+    for (const Activation activation : {Activation::relu6, Activation::silu, Activation::hardswish}) {
+      p.activation = activation;
+      Values expected = sums;
+      for (double& x : expected) {
+        x = activation == Activation::relu6 ? relu6(x)
+            : activation == Activation::silu ? x / (1 + std::exp(-x))
+                                             : x * relu6(x + 3) / 6;
+      }
+      HostTensor output(p.dtype, output_elements());
+      HostContext context(2);
+      const char* error = kernels().forward(
+          p, {input_.data(), weight_.data(), with_bias_ ? bias_.data() : nullptr, output.data(), nullptr}, context);
+      if (error) return fails(error);
+      const double tolerance = p.dtype == DType::f32 ? 1e-4 : p.dtype == DType::f16 ? 1e-2 : 6e-2;
+      if (!equal("activated output", p.dtype, output, out_places_, expected, tolerance)) return false;
+    }
+    return true;
   }
 
   bool unpool_is_right() {

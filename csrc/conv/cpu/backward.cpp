@@ -64,12 +64,13 @@ void grad_input(const ConvPool2d& p, const ConvPool2dBackward& tensors, Context&
   if (winograd_applies(adjoint) && winograd_is_faster(adjoint)) {
     const WinogradPlan plan = make_winograd_plan(adjoint, kLanes);
     const GradientStrips strips(p, adjoint, plan.direct, gradient);
-    run(WinogradConvolution{adjoint, plan, strips, tensors.grad_input, nullptr, /*keeps_weights=*/false},
+    run(WinogradConvolution{adjoint, plan, strips, tensors.grad_input, nullptr, Finish(), /*keeps_weights=*/false},
         {flipped, nullptr}, context);
   } else {
     const DirectPlan plan = make_direct_plan(adjoint, kLanes, InputChoice::interleaved_strip);
     const GradientStrips strips(p, adjoint, plan, gradient);
-    run(DirectConvolution{adjoint, plan, strips, nullptr, tensors.grad_input, nullptr}, {flipped, nullptr}, context);
+    run(DirectConvolution{adjoint, plan, strips, nullptr, tensors.grad_input, nullptr, Finish()}, {flipped, nullptr},
+        context);
   }
 }
 

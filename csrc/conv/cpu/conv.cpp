@@ -81,44 +81,56 @@ bool supports(const ConvPool2d& p) {
   return choose(p) != Algorithm::stock && !(sizes_known && stock_is_faster_here(p));
 }
 
-void forward_direct(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
+void forward_direct(const ConvPool2d& p, const ConvPool2dForward& tensors, const Finish& finish, Context& context) {
   const DirectPlan plan = make_direct_plan(p, kLanes);
   const ImageStrips strips(p, plan, tensors.input);
-  run(DirectConvolution{p, plan, strips, tensors.input, tensors.output, tensors.selection},
+  run(DirectConvolution{p, plan, strips, tensors.input, tensors.output, tensors.selection, finish},
       {tensors.weight, tensors.bias, tensors.scale}, context);
 }
 
-void forward_winograd(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
+void forward_winograd(const ConvPool2d& p, const ConvPool2dForward& tensors, const Finish& finish, Context& context) {
   const WinogradPlan plan = make_winograd_plan(p, kLanes);
   const ImageStrips strips(p, plan.direct, tensors.input);
-  run(WinogradConvolution{p, plan, strips, tensors.output, tensors.selection, /*keeps_weights=*/!tensors.selection},
+  run(WinogradConvolution{p, plan, strips, tensors.output, tensors.selection, finish,
+                          /*keeps_weights=*/!tensors.selection},
       {tensors.weight, tensors.bias, tensors.scale}, context);
+}
+
+// What is left of the activation for after the kernel, which does the problem's in registers.
+Finish split_activation(Algorithm algorithm, ConvPool2d& p) {
+  const bool clamps_to_six = algorithm == Algorithm::depthwise || algorithm == Algorithm::pointwise;
+  if (is_relu_or_none(p.activation) || (clamps_to_six && p.activation == Activation::relu6)) return {};
+  const Finish finish(p.dtype, p.activation);
+  p.activation = Activation::none;
+  return finish;
 }
 
 // Runs the direct kernel where stock is faster: compiled code may have asked before the sizes were known.
-const char* forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
+const char* forward(const ConvPool2d& problem, const ConvPool2dForward& tensors, Context& context) {
+  ConvPool2d p = problem;
   Algorithm algorithm = choose(p);
   const bool keeps_no_selection =
       algorithm == Algorithm::depthwise || algorithm == Algorithm::planar || algorithm == Algorithm::pointwise;
   if (tensors.selection && keeps_no_selection) algorithm = Algorithm::direct;
+  const Finish finish = split_activation(algorithm, p);
   switch (algorithm) {
     case Algorithm::winograd_planes:
       winograd_planes_forward(p, tensors, context);
       break;
     case Algorithm::winograd:
-      forward_winograd(p, tensors, context);
+      forward_winograd(p, tensors, finish, context);
       break;
     case Algorithm::depthwise:
-      depthwise_forward(p, tensors, context);
+      depthwise_forward(p, tensors, finish, context);
       break;
     case Algorithm::planar:
-      planar_forward(p, tensors, context);
+      planar_forward(p, tensors, finish, context);
       break;
     case Algorithm::pointwise:
-      pointwise_forward(p, tensors, context);
+      pointwise_forward(p, tensors, finish, context);
       break;
     default:
-      forward_direct(p, tensors, context);
+      forward_direct(p, tensors, finish, context);
   }
   return nullptr;
 }
@@ -134,6 +146,7 @@ const ConvKernels* conv_cpu_kernels() {
       .unpool = &direct_unpool,
       .reads_channels_last_weight = true,
       .scales_float_weights = true,
+      .has_all_activations = true,
   };
   return &kernels;
 }

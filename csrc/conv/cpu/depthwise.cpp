@@ -21,9 +21,10 @@ constexpr int kRows = Stride == 1 ? 4 : 2;
 template <int KernelSize, int Stride>
 class Planes {
  public:
-  Planes(const ConvPool2d& p, const ConvPool2dForward& tensors)
+  Planes(const ConvPool2d& p, const ConvPool2dForward& tensors, const Finish& finish)
       : p_(p),
         tensors_(tensors),
+        finish_(finish),
         phase_(round_up(p.out_w, kLanes) + KernelSize + kLanes),
         row_(Stride * phase_),
         band_rows_(std::max<int64_t>((kStripFloats / row_ - KernelSize) / Stride + 1, kRows<Stride>)),
@@ -42,6 +43,7 @@ class Planes {
       int64_t y = first;
       for (; y + kRows<Stride> <= last; y += kRows<Stride>) convolve<kRows<Stride>>(y - first, output, y);
       for (; y < last; ++y) convolve<1>(y - first, output, y);
+      for (y = first; y < last; ++y) finish_(output + y * p_.output_strides.h, p_.out_w);
     }
   }
 
@@ -91,7 +93,8 @@ class Planes {
   template <int Rows>
   void convolve(int64_t row, float* output, int64_t first) {
     const float* strip = strip_.data() + row * Stride * row_;
-    const Vec bias(bias_), floor(activation_floor(p_.activation == Activation::relu));
+    const Vec bias(bias_), floor(activation_floor(p_.activation != Activation::none)),
+        ceiling(activation_ceiling(p_.activation == Activation::relu6));
     // The last vector of a row lies over the one before. Where a row is shorter than a vector, what is too much is
     // written over by the next row.
     const int64_t steps = ceil_div(p_.out_w, kLanes), last_x = std::max<int64_t>(p_.out_w - kLanes, 0);
@@ -116,7 +119,7 @@ class Planes {
         const int64_t y = first + r;
         float* target = output + y * p_.output_strides.h + x;
         const bool fits = columns == kLanes || (dense && y * p_.out_w + kLanes <= p_.out_h * p_.out_w);
-        const Vec result = max_keeping_second(floor, sum[r]);
+        const Vec result = min_keeping_second(ceiling, max_keeping_second(floor, sum[r]));
         fits ? result.store(target) : result.store(target, columns);
       });
     }
@@ -124,6 +127,7 @@ class Planes {
 
   const ConvPool2d& p_;
   const ConvPool2dForward& tensors_;
+  const Finish& finish_;
   const int64_t phase_, row_, band_rows_;
   FloatScratch strip_;
   alignas(64) float weights_[KernelSize * KernelSize * kLanes];
@@ -131,9 +135,9 @@ class Planes {
 };
 
 template <int KernelSize, int Stride>
-void run_planes(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
+void run_planes(const ConvPool2d& p, const ConvPool2dForward& tensors, const Finish& finish, Context& context) {
   context.parallel_for(p.batch * p.out_channels, [&](int64_t begin, int64_t end) {
-    Planes<KernelSize, Stride> planes(p, tensors);
+    Planes<KernelSize, Stride> planes(p, tensors, finish);
     for (int64_t i = begin; i < end; ++i) planes.run(i / p.out_channels, i % p.out_channels);
   });
 }
@@ -150,12 +154,12 @@ bool depthwise_applies(const ConvPool2d& p) {
          p.pool == Pool::none;
 }
 
-void depthwise_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
+void depthwise_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, const Finish& finish, Context& context) {
   const bool is_dense = p.stride_h == 1;
   const auto run = p.kernel_h == 7   ? run_planes<7, 1>
                    : p.kernel_h == 5 ? (is_dense ? run_planes<5, 1> : run_planes<5, 2>)
                                      : (is_dense ? run_planes<3, 1> : run_planes<3, 2>);
-  run(p, tensors, context);
+  run(p, tensors, finish, context);
 }
 
 }  // namespace fastvision

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "conv/conv.h"
+#include "conv/cpu/finish.h"
 #include "conv/kernels.h"
 
 namespace fastvision {
@@ -11,6 +12,8 @@ namespace fastvision {
 // stride 2 480 @14 1.15; 7x7 96 @56 1.2 and 3.5, 192 @28 1.2, 384 @14 1.07.
 bool depthwise_applies(const ConvPool2d& problem);
 
-void depthwise_forward(const ConvPool2d& problem, const ConvPool2dForward& tensors, Context& context);
+// Activations in registers: ReLU and ReLU6.
+void depthwise_forward(const ConvPool2d& problem, const ConvPool2dForward& tensors, const Finish& finish,
+                       Context& context);
 
 }  // namespace fastvision

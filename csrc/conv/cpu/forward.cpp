@@ -74,8 +74,8 @@ class BandWorker {
       block_ = {layer_.weights + number * plan_.tap_count * plan_.block_channels,
                 layer_.bias + number * plan_.block_channels,
                 std::min(plan_.block_channels, plan_.group_out_channels - channel)};
-      const OutputBlock output(p_, work_.output, work_.selection, image, group * plan_.group_out_channels + channel,
-                               block_.channels, plan_.block_channels);
+      const OutputBlock output(p_, work_.output, work_.selection, work_.finish, image,
+                               group * plan_.group_out_channels + channel, block_.channels, plan_.block_channels);
       next_conv_row_ = rows.begin;
       output_rows(output, first, last);
     }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "conv/cpu/finish.h"
 #include "conv/cpu/plan.h"
 #include "conv/cpu/strip.h"
 #include "conv/cpu/weights.h"
@@ -15,6 +16,7 @@ struct DirectConvolution {
   const void* input;  // read where plan.in_place
   void* output;
   uint8_t* selection;  // null in inference
+  const Finish& finish;
 };
 
 void run(const DirectConvolution& work, const Layer& layer, Context& context);

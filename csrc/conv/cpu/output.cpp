@@ -26,6 +26,7 @@ void OutputBlock::prefetch(int64_t y) const {
 
 void OutputBlock::emit(int64_t y, const PooledRow& row) const {
   if (!is_written_in_place()) emit_values(row.values, offset(y));
+  if (finish_.is_needed()) finish_values(offset(y));
   if (row.codes) emit_codes(row.codes, y);
 }
 
@@ -40,6 +41,14 @@ void OutputBlock::emit_values(const float* values, int64_t at) const {
       transpose(values, pixel_, p_.out_w, channels_, output, p_.output_strides.c);
     }
   });
+}
+
+void OutputBlock::finish_values(int64_t at) const {
+  char* output = static_cast<char*>(output_) + at * size_of(p_.dtype);
+  const bool planes = p_.output_strides.w == 1;
+  const int64_t rows = planes ? channels_ : p_.out_w, count = planes ? p_.out_w : channels_;
+  const int64_t stride = (planes ? p_.output_strides.c : p_.output_strides.w) * size_of(p_.dtype);
+  for (int64_t i = 0; i < rows; ++i) finish_(output + i * stride, count);
 }
 
 void OutputBlock::emit_codes(const float* codes, int64_t y) const {

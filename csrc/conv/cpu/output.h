@@ -2,6 +2,7 @@
 #pragma once
 
 #include "conv/conv.h"
+#include "conv/cpu/finish.h"
 #include "conv/cpu/pool.h"
 
 namespace fastvision {
@@ -10,11 +11,12 @@ namespace fastvision {
 class OutputBlock {
  public:
   // `pixel`: floats from column to column of scratch rows, at least `channels`. `selection` is null in inference.
-  OutputBlock(const ConvPool2d& problem, void* output, uint8_t* selection, int64_t image, int64_t first_channel,
-              int64_t channels, int64_t pixel)
+  OutputBlock(const ConvPool2d& problem, void* output, uint8_t* selection, const Finish& finish, int64_t image,
+              int64_t first_channel, int64_t channels, int64_t pixel)
       : p_(problem),
         output_(output),
         selection_(selection),
+        finish_(finish),
         image_(image),
         first_channel_(first_channel),
         channels_(channels),
@@ -40,10 +42,12 @@ class OutputBlock {
   }
   void emit_values(const float* values, int64_t at) const;
   void emit_codes(const float* codes, int64_t y) const;
+  void finish_values(int64_t at) const;
 
   const ConvPool2d& p_;
   void* output_;
   uint8_t* selection_;
+  const Finish& finish_;
   int64_t image_, first_channel_, channels_, pixel_;
 };
 

@@ -184,10 +184,11 @@ struct Tiles {
 
 class BandWorker {
  public:
-  BandWorker(const ConvPool2d& p, const ConvPool2dForward& tensors, const Layout& layout, Offsets offsets,
-             const float* weights)
+  BandWorker(const ConvPool2d& p, const ConvPool2dForward& tensors, const Finish& finish, const Layout& layout,
+             Offsets offsets, const float* weights)
       : p_(p),
         tensors_(tensors),
+        finish_(finish),
         layout_(layout),
         offsets_(offsets),
         weights_(weights),
@@ -211,6 +212,10 @@ class BandWorker {
       unroll<kMaxTileChannels>([&](auto i) FASTVISION_INLINE {
         if (tiles_.most == i + 1) run_chain<i + 1>(group, c, channels, input, output, rows);
       });
+    }
+    for (int64_t o = 0; o < group_outputs(); ++o) {
+      float* plane = output + o * p_.output_strides.c;
+      for (int64_t y = 0; y < rows; ++y) finish_(plane + y * p_.output_strides.h, p_.out_w);
     }
   }
 
@@ -289,6 +294,7 @@ class BandWorker {
 
   const ConvPool2d& p_;
   const ConvPool2dForward& tensors_;
+  const Finish& finish_;
   const Layout& layout_;
   const Offsets offsets_;
   const float* weights_;
@@ -367,13 +373,13 @@ bool planar_is_faster(const ConvPool2d& p) {
 #endif
 }
 
-void planar_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
+void planar_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, const Finish& finish, Context& context) {
   const Layout layout(p);
   const Offsets offsets = find_offsets(p, layout, context);
   const float* weights = pack_weights(p, tensors, context);
   const int64_t bands = ceil_div(p.conv_h, layout.band_rows);
   context.parallel_for(p.batch * p.groups * bands, [&](int64_t begin, int64_t end) {
-    BandWorker worker(p, tensors, layout, offsets, weights);
+    BandWorker worker(p, tensors, finish, layout, offsets, weights);
     for (int64_t i = begin; i < end; ++i) worker.run(i / bands / p.groups, i / bands % p.groups, i % bands);
   });
 }

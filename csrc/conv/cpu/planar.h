@@ -3,6 +3,7 @@
 #pragma once
 
 #include "conv/conv.h"
+#include "conv/cpu/finish.h"
 #include "conv/kernels.h"
 
 namespace fastvision {
@@ -19,6 +20,7 @@ bool planar_replaces_stock(const ConvPool2d& problem);
 bool planar_is_faster(const ConvPool2d& problem);
 
 // Inference only: it keeps no selection.
-void planar_forward(const ConvPool2d& problem, const ConvPool2dForward& tensors, Context& context);
+void planar_forward(const ConvPool2d& problem, const ConvPool2dForward& tensors, const Finish& finish,
+                    Context& context);
 
 }  // namespace fastvision

@@ -35,9 +35,10 @@ struct Unit {
 template <class T>
 class UnitWorker {
  public:
-  UnitWorker(const ConvPool2d& p, const ConvPool2dForward& tensors, const float* weights)
+  UnitWorker(const ConvPool2d& p, const ConvPool2dForward& tensors, const Finish& finish, const float* weights)
       : p_(p),
         tensors_(tensors),
+        finish_(finish),
         weights_(weights),
         inputs_(p.in_channels * kUnit),
         sums_(kChannels * kPanel),
@@ -65,6 +66,7 @@ class UnitWorker {
         multiply(panel, o, channels, planes + pixel, std::min(kPanel, in_vectors - pixel));
       }
       if (one_alone) multiply_pixel(o, channels, planes + in_vectors);
+      for (int64_t i = 0; i < channels; ++i) finish_(planes + i * p_.output_strides.c, unit.count);
     }
   }
 
@@ -154,10 +156,12 @@ class UnitWorker {
   auto finish_from(int64_t first_channel) const {
     const float* scale = tensors_.scale ? tensors_.scale + first_channel : nullptr;
     const T* bias = tensors_.bias ? static_cast<const T*>(tensors_.bias) + first_channel : nullptr;
-    const Vec floor(activation_floor(p_.activation == Activation::relu));
+    const Vec floor(activation_floor(p_.activation != Activation::none));
+    const Vec ceiling(activation_ceiling(p_.activation == Activation::relu6));
     return [=](int64_t channel, const Vec& sum) FASTVISION_INLINE {
       const Vec shift(bias ? static_cast<float>(bias[channel]) : 0.f);
-      return max_keeping_second(floor, scale ? at::vec::fmadd(sum, Vec(scale[channel]), shift) : sum + shift);
+      const Vec result = scale ? at::vec::fmadd(sum, Vec(scale[channel]), shift) : sum + shift;
+      return min_keeping_second(ceiling, max_keeping_second(floor, result));
     };
   }
 
@@ -220,6 +224,7 @@ class UnitWorker {
 
   const ConvPool2d& p_;
   const ConvPool2dForward& tensors_;
+  const Finish& finish_;
   const float* weights_;
   FloatScratch inputs_, sums_, pixel_;
 };
@@ -248,7 +253,7 @@ bool pointwise_applies(const ConvPool2d& p) {
          p.conv_h * p.conv_w >= kPanel;
 }
 
-void pointwise_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Context& context) {
+void pointwise_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, const Finish& finish, Context& context) {
   const int64_t pixels = p.conv_h * p.conv_w, units = ceil_div(pixels, kUnit);
   const int64_t sets = channel_sets(p, p.batch * units);
   const auto unit_at = [=](int64_t i) {
@@ -258,7 +263,7 @@ void pointwise_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, Co
   visit_dtype(p.dtype, [&]<class T>() {
     const float* weights = weights_as_floats(p, static_cast<const T*>(tensors.weight), context);
     context.parallel_for(p.batch * units * sets, [&](int64_t begin, int64_t end) {
-      UnitWorker<T> worker(p, tensors, weights);
+      UnitWorker<T> worker(p, tensors, finish, weights);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t set = i % sets;
         const Unit unit = unit_at(i / sets), next = unit_at((i + 1) / sets);

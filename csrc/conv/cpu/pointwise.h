@@ -3,6 +3,7 @@
 #pragma once
 
 #include "conv/conv.h"
+#include "conv/cpu/finish.h"
 #include "conv/kernels.h"
 
 namespace fastvision {
@@ -10,6 +11,8 @@ namespace fastvision {
 // Inference only: it keeps no selection.
 bool pointwise_applies(const ConvPool2d& problem);
 
-void pointwise_forward(const ConvPool2d& problem, const ConvPool2dForward& tensors, Context& context);
+// Activations in registers: ReLU and ReLU6.
+void pointwise_forward(const ConvPool2d& problem, const ConvPool2dForward& tensors, const Finish& finish,
+                       Context& context);
 
 }  // namespace fastvision

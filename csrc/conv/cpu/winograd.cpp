@@ -79,8 +79,8 @@ class UnitWorker {
     multiply_points(unit, inputs, weights, vectors_of(channels));
     for (int64_t i = 0; i < bands_of(unit); ++i) {
       const Band band = band_at(unit * plan_.unit_bands + i);
-      const OutputBlock output(p_, work_.output, work_.selection, band.image, group * direct.group_out_channels + first,
-                               channels, direct.block_channels);
+      const OutputBlock output(p_, work_.output, work_.selection, work_.finish, band.image,
+                               group * direct.group_out_channels + first, channels, direct.block_channels);
       const TileSums sums{sums_.data() + i * plan_.band_tiles() * vectors_of(channels) * kLanes, sums_stride(), bias};
       write_band(p_, plan_, band, output, sums, vectors_of(channels), rows_.data());
     }

@@ -5,6 +5,7 @@
 // pool while the tile is in registers or L1.
 #pragma once
 
+#include "conv/cpu/finish.h"
 #include "conv/cpu/plan.h"
 #include "conv/cpu/strip.h"
 #include "conv/cpu/weights.h"
@@ -55,6 +56,7 @@ struct WinogradConvolution {
   const StripSource& source;  // of plan.direct
   void* output;
   uint8_t* selection;  // null in inference
+  const Finish& finish;
   bool keeps_weights;  // for the next call
 };
 

@@ -2,7 +2,7 @@
 
 #include "core/cpu/panels.h"
 #include "core/scratch.h"
-#include "rnn/cpu/activations.h"
+#include "core/sigmoid.h"
 
 namespace fastvision {
 namespace {

@@ -5,7 +5,7 @@
 
 #include <array>
 
-#include "rnn/cpu/activations.h"
+#include "core/sigmoid.h"
 #include "rnn/rnn.h"
 
 namespace fastvision {
