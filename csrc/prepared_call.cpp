@@ -1,5 +1,6 @@
 #include "prepared_call.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/jit/frontend/tracer.h>
@@ -16,17 +17,25 @@ namespace py = pybind11;
 namespace fastvision {
 namespace {
 
+// Where a module has registered a parameter, or a buffer; null where it has not. A buffer may not be None.
+PyObject* find_registered(PyObject* attributes, PyObject* name) {
+  static PyObject* const keys[] = {PyUnicode_InternFromString("_parameters"), PyUnicode_InternFromString("_buffers")};
+  for (PyObject* const key : keys) {
+    PyObject* registered = find(attributes, key);
+    if (!registered || !PyDict_Check(registered)) return nullptr;
+    PyObject* tensor = find(registered, name);
+    if (tensor) return key == keys[1] && tensor == Py_None ? nullptr : tensor;
+  }
+  return nullptr;
+}
+
 // add(parameter) for those of a module's; false where one is not registered as such, or it is.
 template <class F>
 bool add_parameters(PyObject* attributes, const py::tuple& names, const F& add) {
-  static PyObject* const key = PyUnicode_InternFromString("_parameters");
-  PyObject* parameters = find(attributes, key);
-  if (!parameters || !PyDict_Check(parameters)) return false;
-  for (const py::handle& name : names) {
-    PyObject* parameter = find(parameters, name.ptr());
-    if (!parameter || !add(parameter)) return false;
-  }
-  return true;
+  return std::all_of(names.begin(), names.end(), [&](const py::handle& name) {
+    PyObject* parameter = find_registered(attributes, name.ptr());
+    return parameter && add(parameter);
+  });
 }
 
 bool append_parameters(const OperatorCall& op, PyObject* attributes, const py::tuple& names, c10::Stack& stack) {
@@ -142,14 +151,15 @@ struct SequenceCall {
 
   struct Step {
     OperatorCall op;
-    py::handle module;  // None where the operator has an input only
-    py::tuple names;
+    std::vector<std::pair<py::handle, py::tuple>> sources;
+    bool folds;
   };
 
   std::vector<Step> steps;
+  bool folds;  // any of them
 
   bool run(PyObject* const* arguments, size_t count, c10::Stack& stack) const {
-    if (count != 1) return false;
+    if (count != 1 || (folds && at::GradMode::is_enabled())) return false;
     c10::SmallVector<c10::Stack, 8> stacks(steps.size());
     for (size_t i = 0; i < steps.size(); ++i) {
       const Step& step = steps[i];
@@ -159,14 +169,15 @@ struct SequenceCall {
       } else if (!step.op.append(arguments[0], stacks[0])) {
         return false;
       }
-      if (!step.module.is_none()) {
-        const py::object module = attributes_of(step.module.ptr());
-        if (!append_parameters(step.op, module.ptr(), step.names, stacks[i])) return false;
+      for (const auto& [module, names] : step.sources) {
+        const py::object attributes = attributes_of(module.ptr());
+        if (!append_parameters(step.op, attributes.ptr(), names, stacks[i])) return false;
       }
     }
     const py::gil_scoped_release no_gil;  // once: with several clients each release may hand the lock over
     for (size_t i = 0; i < steps.size(); ++i) {
       if (i > 0) stacks[i][0] = std::move(stacks[i - 1][0]);
+      if (steps[i].folds && stacks[i][0].toTensor().dim() != 4) return false;
       steps[i].op.run(stacks[i]);
     }
     stack = std::move(stacks.back());
@@ -225,11 +236,16 @@ py::object prepare_recurrent_call(const OperatorName& name, const py::tuple& nam
 
 py::object prepare_sequence(const std::vector<SequenceStep>& steps, const py::function& otherwise) {
   if (steps.empty()) throw py::value_error("steps: expected at least one");
-  SequenceCall call;
+  SequenceCall call{{}, /*folds=*/false};
   py::list modules;
-  for (const auto& [name, options, module, names] : steps) {
-    call.steps.push_back({{name, 1 + names.size(), options}, module, names});
-    modules.append(module);
+  for (const auto& [name, options, sources, folds] : steps) {
+    size_t tensors = 1;
+    for (const auto& [module, names] : sources) {
+      tensors += names.size();
+      modules.append(module);
+    }
+    call.steps.push_back({{name, tensors, options}, {sources.begin(), sources.end()}, folds});
+    call.folds |= folds;
   }
   return function_of(std::move(call), otherwise, py::tuple(modules));
 }

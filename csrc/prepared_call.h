@@ -37,9 +37,12 @@ pybind11::object prepare_recurrent_call(const OperatorName& name, const pybind11
                                         const pybind11::tuple& absent, const RecurrentStates& states,
                                         const pybind11::function& otherwise);
 
-// An operator of one input, the options that follow its tensors, a module or None, and the names of those of its
-// parameters that follow the input.
-using SequenceStep = std::tuple<OperatorName, pybind11::dict, pybind11::object, pybind11::tuple>;
+// Modules, and of each the names of its parameters and buffers that an operator takes.
+using Sources = std::vector<std::pair<pybind11::object, pybind11::tuple>>;
+
+// An operator of one input, the options that follow its tensors, where those come from that follow the input, and
+// whether it stands for its layers only without gradients, and on images in four dimensions.
+using SequenceStep = std::tuple<OperatorName, pybind11::dict, Sources, bool>;
 
 // A function of an input that does all steps, each on the result of the one before, or calls `otherwise`.
 pybind11::object prepare_sequence(const std::vector<SequenceStep>& steps, const pybind11::function& otherwise);

@@ -98,11 +98,17 @@ class PreparedCall(Unpickled):
     def step(
         self,
         otherwise: Callable[[torch.Tensor], torch.Tensor],
-        module: nn.Module | None = None,
-        names: tuple[str, ...] = (),
+        *sources: tuple[nn.Module, tuple[str, ...]],
+        folds: bool = False,
     ) -> "OperatorStep":
-        """The operator on an input and parameters of a module, as they are at the call. `otherwise` does the same."""
-        return OperatorStep(otherwise, (self._name(), self._options, module, names))
+        """The operator on an input and parameters and buffers of modules, as they are at the call.
+
+        Args:
+            otherwise: does the same.
+            sources: modules, and of each the names of what the operator takes.
+            folds: it stands for its layers only without gradients, and on images in four dimensions.
+        """
+        return OperatorStep(otherwise, (self._name(), self._options, sources, folds))
 
     def _name(self) -> tuple[str, str]:
         return self._operator._schema.name, self._operator._schema.overload_name

@@ -36,9 +36,9 @@ class Layers(nn.Sequential):
             return call
 
         return (
-            CONVOLVE.step(count(self[0]), self[0], NAMES),
+            CONVOLVE.step(count(self[0]), (self[0], NAMES)),
             FLATTEN.step(lambda input: input.flatten(1)),
-            LINEAR.step(count(self[3]), self[3], NAMES),
+            LINEAR.step(count(self[3]), (self[3], NAMES)),
         )
 
 
@@ -184,7 +184,7 @@ def test_wrong_arguments_of_a_sequence(layers, images):
     with pytest.raises(ValueError, match="steps: expected at least one"):
         sequence(())
     with pytest.raises(IndexError):  # more tensors than the operator has
-        _C.prepare_sequence([(("aten::relu", ""), {}, layers[0], ("weight", "bias"))], layers)
+        _C.prepare_sequence([(("aten::relu", ""), {}, [(layers[0], ("weight", "bias"))], False)], layers)
 
 
 def test_a_sequence_keeps_no_module_alive():

@@ -16,6 +16,7 @@
 #include "conv/operator.h"
 #include "conv/reference.h"
 #include "core/autograd.h"
+#include "core/direct.h"
 
 namespace fastvision {
 namespace {
@@ -115,6 +116,17 @@ Tensor conv2d_batch_norm_pool2d_autograd(const ConvPool2dOptions& o, const Tenso
 }
 
 }  // namespace
+
+const bool kHasDirectKernel =
+    add_direct_kernel("fastvision::conv2d_batch_norm_pool2d", [](at::ArrayRef<c10::IValue> options) {
+      const double eps = options.at(0).toDouble();
+      return DirectKernel([eps, o = ConvPool2dOptions::from(options.slice(1))](c10::Stack& stack) {
+        const auto optional = [&](size_t i) { return stack[i].toOptional<Tensor>(); };
+        set_results(stack,
+                    conv2d_batch_norm_pool2d(o, stack[0].toTensor(), stack[1].toTensor(), optional(2),
+                                             stack[3].toTensor(), stack[4].toTensor(), optional(5), optional(6), eps));
+      });
+    });
 
 TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
   m.impl("conv2d_batch_norm_pool2d", &WithOptions<&conv2d_batch_norm_pool2d>::call);

@@ -175,6 +175,20 @@ inline FASTVISION_INLINE IntVec lookup(const int32_t* table, const uint8_t* byte
 #endif
 }
 
+// Of 2 * kLanes numbers those at even and those at odd places.
+inline FASTVISION_INLINE std::pair<Vec, Vec> load_even_and_odd(const float* source) {
+#if defined(CPU_CAPABILITY_AVX2)
+  // Loads join halves, which leaves one shuffle within halves for each result; at::vec takes two across them.
+  const auto halves = [=](int64_t i) FASTVISION_INLINE {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(source + i)), _mm_loadu_ps(source + i + 8), 1);
+  };
+  const __m256 first = halves(0), second = halves(4);
+  return {_mm256_shuffle_ps(first, second, 0x88), _mm256_shuffle_ps(first, second, 0xdd)};
+#else
+  return at::vec::deinterleave2(Vec::loadu(source), Vec::loadu(source + kLanes));
+#endif
+}
+
 // Of 2 * kLanes bf16 numbers those at even and those at odd places, as fp32: less work than one half after the other.
 inline FASTVISION_INLINE std::pair<Vec, Vec> load_even_and_odd(const c10::BFloat16* source) {
 #if defined(CPU_CAPABILITY_AVX2)

@@ -131,7 +131,7 @@ class Run:
 
     def step(self) -> OperatorStep | None:
         """The run for a sequence of steps; None where it is not an operator alone."""
-        return None if self.norm is not None else self.fused.step(self)
+        return self.fused.step(self)
 
     def hindrance(self) -> str | None:
         """Why the layers always run one by one, as the predicate of a sentence; None if they do not."""

@@ -17,6 +17,7 @@ from fastvision.nn.scripting import NotScriptable
 from fastvision.ops.conv import IntPair, explicit_padding
 
 _PARAMETERS = ("weight", "bias")
+_STATISTICS = ("running_mean", "running_var")
 _operator = torch.ops.fastvision.conv2d_pool2d.default
 _operator_with_norm = torch.ops.fastvision.conv2d_batch_norm_pool2d.default
 
@@ -59,7 +60,7 @@ class FusedConvolution(Unpickled):
     """
 
     def __init__(self, convolution: nn.Conv2d, options: dict[str, Any], norm: nn.BatchNorm2d | None = None) -> None:
-        self._convolution = convolution
+        self._convolution, self._norm = convolution, norm
         self._operator = _operator if norm is None else _operator_with_norm
         self._options = options if norm is None else {**options, "eps": norm.eps}
         self._call = PreparedCall(self._operator, 3 if norm is None else 7, **self._options)
@@ -76,8 +77,13 @@ class FusedConvolution(Unpickled):
         return otherwise if self._pads else self._call.of_module(_PARAMETERS, attributes, otherwise)
 
     def step(self, otherwise: Callable[[Tensor], Tensor]) -> OperatorStep | None:
-        """The call on the convolution's parameters, without a norm; None where padding comes before it."""
-        return None if self._pads else self._call.step(otherwise, self._convolution, _PARAMETERS)
+        """The call on the parameters of the convolution and its norm; None where padding comes before it."""
+        if self._pads:
+            return None
+        sources = [(self._convolution, _PARAMETERS)]
+        if self._norm is not None:
+            sources += [(self._norm, _STATISTICS), (self._norm, _PARAMETERS)]
+        return self._call.step(otherwise, *sources, folds=self._norm is not None)
 
     def _pad_and_call(self, input: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
         convolution = self._convolution

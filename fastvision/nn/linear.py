@@ -47,7 +47,7 @@ class Linear(StoredWeights, nn.Linear):
         """The forward, or with_relu, for a sequence of steps; None with weights in fewer bits."""
         if self._storage is not None:
             return None
-        return _prepared[activation].step(self.with_relu if activation == "relu" else self.forward, self, _PARAMETERS)
+        return _prepared[activation].step(self.with_relu if activation == "relu" else self.forward, (self, _PARAMETERS))
 
     def _run(self, input: Tensor, call: Callable[[nn.Module, Tensor], Tensor], call_quantized: PreparedCall) -> Tensor:
         if self._storage is not None and (copies := self._copies_of(self._current_weights(), input)):

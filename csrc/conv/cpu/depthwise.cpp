@@ -79,12 +79,16 @@ class Planes {
     } else {
       float* even = target + pad % 2 * phase_ + pad / 2;             // column 0 of the input, 2, 4, ...
       float* odd = target + (pad + 1) % 2 * phase_ + (pad + 1) / 2;  // 1, 3, 5, ...
-      for (int64_t x = 0; x < columns; x += 2 * kLanes) {
+      const auto put = [=](int64_t x, const std::pair<Vec, Vec>& columns) FASTVISION_INLINE {
+        columns.first.store(even + x / 2);
+        columns.second.store(odd + x / 2);
+      };
+      int64_t x = 0;
+      for (; x + 2 * kLanes <= columns; x += 2 * kLanes) put(x, load_even_and_odd(source + x));
+      if (x < columns) {
         const int64_t rest = std::max<int64_t>(columns - x - kLanes, 0);
         const Vec left = load_as_float(source + x, columns - x), right = load_as_float(source + x + kLanes, rest);
-        const auto [first, second] = at::vec::deinterleave2(left, right);
-        first.store(even + x / 2);
-        second.store(odd + x / 2);
+        put(x, at::vec::deinterleave2(left, right));
       }
     }
   }

@@ -10,8 +10,7 @@ void copy_every(int64_t stride, const T* source, int64_t readable, int64_t count
   int64_t i = 0;
   if constexpr (std::is_same_v<T, float>) {
     for (; stride == 2 && i + kLanes <= count && 2 * (i + kLanes) <= readable; i += kLanes) {
-      const float* from = source + 2 * i;
-      at::vec::deinterleave2(Vec::loadu(from), Vec::loadu(from + kLanes)).first.store(target + i);
+      load_even_and_odd(source + 2 * i).first.store(target + i);
     }
   }
   for (; i < count; ++i) target[i] = static_cast<float>(source[i * stride]);
