@@ -64,7 +64,10 @@ BAD_OPTIONS = {
     ),
     "groups zero": ({"groups": 0}, f"groups: expected integers from 1 to {LARGEST}, got [0]"),
     "groups of channels": ({"groups": 2}, "input: expected 8 channels (weight [6, 4, 3, 3], groups 2), got 4"),
-    "activation": ({"activation": "tanh"}, "activation: expected 'none', 'relu', 'relu6', 'silu' or 'hardswish', got 'tanh'"),
+    "activation": (
+        {"activation": "tanh"},
+        "activation: expected 'none', 'relu', 'relu6', 'silu' or 'hardswish', got 'tanh'",
+    ),
     "pool": ({"pool": "min"}, "pool: expected 'none', 'max' or 'avg', got 'min'"),
     "window of zero": ({"pool_kernel_size": 0}, f"pool_kernel_size: expected integers from 1 to {LARGEST}, got [0, 0]"),
     "window too large": ({"pool_kernel_size": 2**40}, f"pool_kernel_size: expected integers from 1 to {LARGEST}"),

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from fastvision._calls import OperatorStep, PreparedCall, sequence
+from fastvision._parameters import tensor_of
 from fastvision.convert.runs import Run, has_hooks
 from fastvision.nn import AvgPool2d, Conv2d, Linear, MaxPool2d
+from fastvision.nn.conv import FusedConvolution, both_axes, convolution_options
 
 # Exact types. What their calls depend on, `unchanged` watches.
-_CALLED_DIRECTLY = (Conv2d, Linear, MaxPool2d, AvgPool2d, nn.Flatten, nn.ReLU)
+_CALLED_DIRECTLY = (Conv2d, Linear, MaxPool2d, AvgPool2d, nn.Conv2d, nn.Flatten, nn.ReLU)
 _relu = PreparedCall(torch.ops.aten.relu.default, 1).step(torch.relu)
 relu_in_place = PreparedCall(torch.ops.aten.relu_.default, 1).step(torch.relu_)
 
@@ -35,10 +37,31 @@ def direct(layer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return layer.step("none") or layer.forward
     if type(layer) in (Conv2d, MaxPool2d, AvgPool2d):
         return layer.step() or layer.forward
+    if type(layer) is nn.Conv2d:
+        return _for_one_pixel(layer) if _may_be_linear(layer) else layer
     if type(layer) is nn.Flatten:
         dims = {"start_dim": layer.start_dim, "end_dim": layer.end_dim}
         return PreparedCall(torch.ops.aten.flatten.using_ints, 1, **dims).step(layer.forward)
     return layer.forward if layer.inplace else _relu
+
+
+def _may_be_linear(convolution: nn.Conv2d) -> bool:
+    return both_axes(convolution.kernel_size) == (1, 1) and convolution.groups == 1 and convolution.padding == (0, 0)
+
+
+def _for_one_pixel(convolution: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+    """A 1x1 convolution behind which nothing is fused: the operator's where it is a linear layer, stock's elsewhere.
+
+    Such are the last ones of squeeze-and-excitation (Hu et al., 2018).
+    """
+    fused = FusedConvolution(convolution, {**convolution_options(convolution), "activation": "none", "pool": "none"})
+
+    def call(input: Tensor) -> Tensor:
+        if input.shape[2:] == (1, 1):
+            return fused(input, tensor_of(convolution, "weight"), tensor_of(convolution, "bias"))
+        return convolution(input)
+
+    return call
 
 
 def with_relu(layer: Callable[[Tensor], Tensor], follower: Callable[[Tensor], Tensor]) -> Callable | None:

@@ -4,6 +4,7 @@
 #include "conv/cpu/depthwise.h"
 #include "conv/cpu/forward.h"
 #include "conv/cpu/grad_weight.h"
+#include "conv/cpu/one_pixel.h"
 #include "conv/cpu/planar.h"
 #include "conv/cpu/sparse.h"
 #include "conv/cpu/winograd.h"
@@ -100,7 +101,7 @@ ConvGradients stock_is_faster_without_pool(const ConvPool2d& p) {
 }  // namespace
 
 ConvGradients direct_supported_gradients(const ConvPool2d& p) {
-  if (depthwise_applies(p) || planar_replaces_stock(p)) return {false, false};
+  if (depthwise_applies(p) || makes_one_pixel(p) || planar_replaces_stock(p)) return {false, false};
   // With a stride the adjoint has holes in its input: stock's business so far.
   const bool adjoint_has_kernel = p.stride_h == 1 && p.stride_w == 1;
   const bool sizes_known = p.batch > 0;

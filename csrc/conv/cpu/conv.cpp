@@ -3,6 +3,7 @@
 #include "conv/cpu/backward.h"
 #include "conv/cpu/depthwise.h"
 #include "conv/cpu/forward.h"
+#include "conv/cpu/one_pixel.h"
 #include "conv/cpu/planar.h"
 #include "conv/cpu/pointwise.h"
 #include "conv/cpu/winograd.h"
@@ -13,7 +14,7 @@
 namespace fastvision {
 namespace {
 
-enum class Algorithm : uint8_t { stock, direct, depthwise, planar, pointwise, winograd, winograd_planes };
+enum class Algorithm : uint8_t { stock, direct, depthwise, one_pixel, planar, pointwise, winograd, winograd_planes };
 
 // Fewer output channels per group leave most of a vector idle: such grouped convolution is stock's, where no kernel is
 // made for it.
@@ -50,6 +51,7 @@ Algorithm choose(const ConvPool2d& p) {
   const bool window_fits = p.pool_kernel_h * p.pool_kernel_w <= kMaxSelectableMaxWindow;
   const bool sizes_known = p.batch > 0;
   if (sizes_known && depthwise_applies(p)) return Algorithm::depthwise;
+  if (sizes_known && makes_one_pixel(p)) return one_pixel_is_faster(p) ? Algorithm::one_pixel : Algorithm::stock;
   if (planar_replaces_stock(p) || planar_is_faster(p)) return Algorithm::planar;
   if (!enough_channels || !window_fits) return Algorithm::stock;
   if (!sizes_known) return Algorithm::direct;
@@ -109,8 +111,8 @@ Finish split_activation(Algorithm algorithm, ConvPool2d& p) {
 const char* forward(const ConvPool2d& problem, const ConvPool2dForward& tensors, Context& context) {
   ConvPool2d p = problem;
   Algorithm algorithm = choose(p);
-  const bool keeps_no_selection =
-      algorithm == Algorithm::depthwise || algorithm == Algorithm::planar || algorithm == Algorithm::pointwise;
+  const bool keeps_no_selection = algorithm == Algorithm::depthwise || algorithm == Algorithm::one_pixel ||
+                                  algorithm == Algorithm::planar || algorithm == Algorithm::pointwise;
   if (tensors.selection && keeps_no_selection) algorithm = Algorithm::direct;
   const Finish finish = split_activation(algorithm, p);
   switch (algorithm) {
@@ -122,6 +124,9 @@ const char* forward(const ConvPool2d& problem, const ConvPool2dForward& tensors,
       break;
     case Algorithm::depthwise:
       depthwise_forward(p, tensors, finish, context);
+      break;
+    case Algorithm::one_pixel:
+      one_pixel_forward(p, tensors, finish, context);
       break;
     case Algorithm::planar:
       planar_forward(p, tensors, finish, context);
