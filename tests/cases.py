@@ -124,6 +124,20 @@ SAMPLES = {
     "pointwise_last_pixel": Problem(
         channels=37, height=7, width=7, out_channels=41, kernel_size=(1, 1), options={"pool": "none"}
     ),
+    "one_pixel": Problem(channels=37, height=1, width=1, out_channels=41, kernel_size=(1, 1), options={"pool": "none"}),
+    "one_pixel_of_padding": Problem(
+        channels=19,
+        height=2,
+        width=3,
+        out_channels=21,
+        options={"pool": "none", "activation": "none", "padding": (1, 0), "stride": 2},
+    ),
+    "one_pixel_of_all": Problem(
+        batch=8, channels=5, height=4, width=6, out_channels=30, kernel_size=(4, 6), options={"pool": "none"}
+    ),
+    "one_pixel_dilated": Problem(
+        channels=3, height=5, width=4, kernel_size=(3, 2), options={"pool": "none", "dilation": (2, 3)}
+    ),
     # More products than one chain has.
     "few_outputs": Problem(
         channels=20,

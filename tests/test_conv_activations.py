@@ -21,7 +21,8 @@ FUNCTIONS = {"relu6": F.relu6, "silu": F.silu, "hardswish": F.hardswish}
 KERNELS = ("only_convolution", "depthwise", "depthwise_5x5_strided", "depthwise_short_rows", "pointwise",
            "pointwise_few_outputs", "pointwise_strided", "pointwise_last_pixel", "few_outputs", "few_outputs_in_place",
            "few_outputs_strided", "few_outputs_short_rows", "few_inputs", "small_groups", "grouped_pointwise",
-           "depthwise_7x7", "no_pool")  # fmt: skip
+           "depthwise_7x7", "no_pool", "one_pixel", "one_pixel_of_padding",
+           "one_pixel_of_all", "one_pixel_dilated")  # fmt: skip
 WINOGRAD = Problem(batch=1, channels=48, height=9, width=11, out_channels=80, options={"pool": "none", "padding": 1})
 LONG_SUM = Problem(batch=1, channels=150, height=7, width=8, out_channels=37, options={"pool": "none", "stride": 2})
 PROBLEMS = {name: SAMPLES[name] for name in KERNELS} | {"winograd": WINOGRAD, "long sum": LONG_SUM}
@@ -60,7 +61,7 @@ def test_the_kernel_runs(capability, activation):
 
 
 @by_activation
-@pytest.mark.parametrize("name", ["pointwise", "depthwise", "few_outputs", "no_pool", "winograd"])
+@pytest.mark.parametrize("name", ["pointwise", "depthwise", "few_outputs", "no_pool", "one_pixel", "winograd"])
 def test_special_values(capability, name, activation):
     """A sum that is the bias: infinities, not-a-numbers, and numbers whose exponential has no room."""
     specials = [torch.nan, torch.inf, -torch.inf, 1e30, -1e30, 89.0, -89.0, -104.0, 6.0, -3.0, 3.0, 0.0, -1e-30]

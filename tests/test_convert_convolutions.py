@@ -120,6 +120,46 @@ def test_joins_the_operators_around_it():
         converted(input)
 
 
+class SqueezeExcitation(nn.Module):
+    """torchvision's: the second convolution is followed by nothing that is fused."""
+
+    def __init__(self):
+        super().__init__()
+        self.avgpool, self.activation, self.scale_activation = nn.AdaptiveAvgPool2d(1), nn.ReLU(), nn.Hardsigmoid()
+        self.fc1, self.fc2 = nn.Conv2d(32, 8, 1), nn.Conv2d(8, 32, 1)
+
+    def forward(self, x):
+        return self.scale_activation(self.fc2(self.activation(self.fc1(self.avgpool(x))))) * x
+
+
+def pooled_classifier():
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(32, 8, 1), nn.ReLU(), nn.Conv2d(8, 5, 1), nn.Sigmoid())
+
+
+@pytest.mark.parametrize("build", [SqueezeExcitation, pooled_classifier])
+def test_a_pointwise_convolution_of_one_pixel(build):
+    model, input = seeded(build), torch.randn(2, 32, 6, 6)
+    converted = convert(model)
+    with torch.inference_mode():
+        assert_close(converted(input), model(input))
+        assert fused_calls(converted, input) == 2
+    assert_close(*(training_step(module, input) for module in (converted, model)), rtol=1e-4, atol=1e-4)
+    last = converted.fc2 if build is SqueezeExcitation else converted[3]
+    last.register_forward_hook(lambda module, arguments, output: output * 0)
+    with torch.inference_mode():
+        hooked = converted(input)
+    assert torch.equal(hooked, torch.full_like(hooked, 0.5) * (input if build is SqueezeExcitation else 1))
+
+
+def test_a_pointwise_convolution_of_more_pixels_is_stocks():
+    model = nn.Sequential(nn.Conv2d(32, 8, 1), nn.ReLU(), nn.Conv2d(8, 5, 1), nn.Sigmoid())
+    converted = convert(model)
+    with torch.inference_mode():
+        for input in (torch.randn(2, 32, 6, 6), torch.randn(32, 6, 6), torch.randn(32, 1, 1)):
+            assert fused_calls(converted, input) == 1
+            assert_close(converted(input), model(input))
+
+
 # Gradients of images behind which there is no pool: who computes those of input and weight.
 
 TRAINED = {

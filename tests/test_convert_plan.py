@@ -13,6 +13,7 @@ from convert_models import (
     native_sequences,
     operators_called,
     seeded,
+    training_step,
 )
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -186,6 +187,45 @@ def test_successive_operators_are_one_call(images):
     with native_sequences() as lengths:
         converted(images)
     assert lengths == [4, 1]
+
+
+def conv_norm(inputs, outputs):
+    return nn.Conv2d(inputs, outputs, 3), nn.BatchNorm2d(outputs), nn.ReLU6()
+
+
+def test_batch_norm_is_in_the_sequence_without_gradients(images):
+    model = seeded(lambda: nn.Sequential(*conv_norm(3, 4), *conv_norm(4, 5), nn.MaxPool2d(2), nn.Flatten()))
+    for buffer in model.buffers():
+        buffer.copy_(torch.rand_like(buffer.float()) + 0.5)
+    converted = convert(model.eval())
+    with torch.no_grad(), native_sequences() as lengths:
+        converted(images)
+    assert lengths == [4]
+    with torch.no_grad():
+        assert_close(converted(images), model(images), rtol=1e-4, atol=1e-4)
+        model[1].running_mean += 1  # buffers are read at each call
+        converted[1].running_mean += 1
+        assert_close(converted(images), model(images), rtol=1e-4, atol=1e-4)
+        converted[1].running_mean.fill_(0)
+        converted[1].running_mean = torch.ones(4, requires_grad=True) * 3  # and replaced
+        model[1].running_mean = torch.ones(4) * 3
+        assert_close(converted(images), model(images), rtol=1e-4, atol=1e-4)
+        with pytest.raises(ValueError, match="expected 4D input"):
+            converted(images[0])
+        del converted[1].running_mean
+        converted[1].running_mean = model[1].running_mean  # an attribute, no buffer
+        assert_close(converted(images), model(images), rtol=1e-4, atol=1e-4)
+        converted[1].running_mean = None
+        with pytest.raises((RuntimeError, ValueError)):  # what stock makes of that
+            converted(images)
+
+
+def test_gradients_through_batch_norm_in_a_sequence(images):
+    model = seeded(lambda: nn.Sequential(*conv_norm(3, 4), *conv_norm(4, 5))).eval()
+    converted = convert(model)
+    with torch.no_grad():
+        converted(images)
+    assert_close(training_step(converted, images), training_step(model, images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer", range(3))

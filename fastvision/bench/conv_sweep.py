@@ -27,6 +27,8 @@ def kind(case: ConvCase) -> str:
     size = f"{case.kernel_size}x{case.kernel_size}"
     if case.pool == "max":
         return f"{size} + max-pool"
+    if case.conv_size == 1:
+        return "one pixel"
     if case.groups > 1:
         return "grouped"
     if case.out_channels <= 4:
@@ -162,6 +164,16 @@ def _generated() -> Iterable[ConvCase]:
     yield _conv("DCGAN", 3, 64, 64, 4, 2, padding=1)
 
 
+def _one_pixel() -> Iterable[ConvCase]:
+    """Squeeze-and-excitation in MobileNetV3, EfficientNet-B0, and ResNet-50's last layers on 32x32 images."""
+    for width, squeezed in ((240, 64), (672, 168), (960, 240), (1152, 48)):
+        yield _conv("squeeze-and-excitation", width, squeezed, 1, 1)
+        yield _conv("squeeze-and-excitation", squeezed, width, 1, 1)
+    yield _conv("ResNet on 32x32", 2048, 512, 1, 1)
+    yield _conv("ResNet on 32x32", 512, 512, 1, 3)
+    yield _conv("ResNet on 32x32", 512, 512, 2, 3, 2)
+
+
 # One tuple for each network, or kind of network.
 SWEEP_CASES = tuple(
     map(
@@ -176,6 +188,7 @@ SWEEP_CASES = tuple(
             _mobilenet(),
             _grouped(),
             _generated(),
+            _one_pixel(),
         ),
     )
 )
