@@ -138,7 +138,7 @@ class Check {
       p.activation = activation;
       Values expected = sums;
       for (double& x : expected) {
-        x = activation == Activation::relu6 ? relu6(x)
+        x = activation == Activation::relu6  ? relu6(x)
             : activation == Activation::silu ? x / (1 + std::exp(-x))
                                              : x * relu6(x + 3) / 6;
       }
