@@ -1,6 +1,7 @@
 """Calls of operators by modules, which know the options before."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,17 +122,28 @@ class OperatorStep:
     call: Callable[[torch.Tensor], torch.Tensor]
     description: tuple
 
+    @property
+    def folds(self) -> bool:
+        """Whether it stands for its layers only without gradients."""
+        return self.description[-1]
+
 
 def sequence(steps: Sequence[OperatorStep]) -> Callable[[torch.Tensor], torch.Tensor]:
     """One step after the other without Python between them. Not for the eyes of a compiler.
 
     A step takes half a microsecond instead of two, and other threads run while all of them do. Their own calls are
-    for parameters that are not registered as such, and what torch.ops treats specially.
+    for parameters that are not registered as such, and what torch.ops treats specially; with gradients, also for those
+    that fold, and what is between them are sequences.
     """
+    calls = []
+    folding = any(step.folds for step in steps)
+    for folds, group in itertools.groupby(steps, lambda step: step.folds):
+        group = tuple(group)
+        calls += [sequence(group)] if folding and not folds else [step.call for step in group]
 
     def one_by_one(input: torch.Tensor) -> torch.Tensor:
-        for step in steps:
-            input = step.call(input)
+        for call in calls:
+            input = call(input)
         return input
 
     return _C.prepare_sequence([step.description for step in steps], one_by_one)

@@ -225,6 +225,7 @@ def test_gradients_through_batch_norm_in_a_sequence(images):
     converted = convert(model)
     with torch.no_grad():
         converted(images)
+    assert_close(converted(images[:, :, :12, :12]), model(images[:, :, :12, :12]), rtol=1e-4, atol=1e-4)
     assert_close(training_step(converted, images), training_step(model, images), rtol=1e-4, atol=1e-4)
 
 
