@@ -17,15 +17,11 @@ from fastvision.ops import conv2d_batch_norm_pool2d, conv2d_pool2d, conv2d_pool2
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FUNCTIONS = {"relu6": F.relu6, "silu": F.silu, "hardswish": F.hardswish}
-# One for each kernel, and what is special in its rows. Outputs are large enough to be clamped.
-KERNELS = ("only_convolution", "depthwise", "depthwise_5x5_strided", "depthwise_short_rows", "pointwise",
-           "pointwise_few_outputs", "pointwise_strided", "pointwise_last_pixel", "few_outputs", "few_outputs_in_place",
-           "few_outputs_strided", "few_outputs_short_rows", "few_inputs", "small_groups", "grouped_pointwise",
-           "depthwise_7x7", "no_pool", "one_pixel", "one_pixel_of_padding",
-           "one_pixel_of_all", "one_pixel_dilated")  # fmt: skip
 WINOGRAD = Problem(batch=1, channels=48, height=9, width=11, out_channels=80, options={"pool": "none", "padding": 1})
 LONG_SUM = Problem(batch=1, channels=150, height=7, width=8, out_channels=37, options={"pool": "none", "stride": 2})
-PROBLEMS = {name: SAMPLES[name] for name in KERNELS} | {"winograd": WINOGRAD, "long sum": LONG_SUM}
+# Some for each kernel. Outputs are large enough to be clamped.
+WITHOUT_POOL = {name: problem for name, problem in SAMPLES.items() if problem.options.get("pool") == "none"}
+PROBLEMS = WITHOUT_POOL | {"winograd": WINOGRAD, "long sum": LONG_SUM}
 by_activation = pytest.mark.parametrize("activation", FUNCTIONS)
 
 

@@ -9,7 +9,7 @@ from fastvision._calls import OperatorStep, PreparedCall, sequence
 from fastvision._parameters import tensor_of
 from fastvision.convert.runs import Run, has_hooks
 from fastvision.nn import AvgPool2d, Conv2d, Linear, MaxPool2d
-from fastvision.nn.conv import FusedConvolution, both_axes, convolution_options
+from fastvision.nn.conv import FusedConvolution, both_axes, options_alone
 
 # Exact types. What their calls depend on, `unchanged` watches.
 _CALLED_DIRECTLY = (Conv2d, Linear, MaxPool2d, AvgPool2d, nn.Conv2d, nn.Flatten, nn.ReLU)
@@ -54,7 +54,7 @@ def _for_one_pixel(convolution: nn.Conv2d) -> Callable[[Tensor], Tensor]:
 
     Such are the last ones of squeeze-and-excitation (Hu et al., 2018).
     """
-    fused = FusedConvolution(convolution, {**convolution_options(convolution), "activation": "none", "pool": "none"})
+    fused = FusedConvolution(convolution, options_alone(convolution))
 
     def call(input: Tensor) -> Tensor:
         if input.shape[2:] == (1, 1):

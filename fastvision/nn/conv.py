@@ -40,6 +40,11 @@ def convolution_options(convolution: nn.Conv2d) -> dict[str, Any]:
     }
 
 
+def options_alone(convolution: nn.Conv2d) -> dict[str, Any]:
+    """The operator's options of a Conv2d behind which nothing is fused."""
+    return {**convolution_options(convolution), "activation": "none", "pool": "none"}
+
+
 def pool_options(kernel_size: IntPair, stride: IntPair | None, padding: IntPair, ceil_mode: bool) -> dict[str, Any]:
     """The operator's options that both kinds of pooling share."""
     kernel = both_axes(kernel_size)
@@ -133,7 +138,7 @@ class Conv2d(_Convolution):
     """
 
     def _operator_options(self) -> dict[str, Any]:
-        return {**convolution_options(self), "activation": "none", "pool": "none"}
+        return options_alone(self)
 
     def forward(self, input: Tensor) -> Tensor:
         return nn.Conv2d.forward(self, input) if is_recorded() else super().forward(input)

@@ -8,12 +8,10 @@ namespace fastvision {
 namespace {
 
 // As ATen, in order of operations and for not-a-numbers.
-struct Relu {
-  static FASTVISION_INLINE Vec of(const Vec& x) { return max_keeping_second(Vec(0.f), x); }
-};
-
 struct Relu6 {
-  static FASTVISION_INLINE Vec of(const Vec& x) { return min_keeping_second(Vec(6.f), Relu::of(x)); }
+  static FASTVISION_INLINE Vec of(const Vec& x) {
+    return min_keeping_second(Vec(6.f), max_keeping_second(Vec(0.f), x));
+  }
 };
 
 struct Hardswish {
@@ -49,9 +47,7 @@ Finish::Finish(DType dtype, Activation activation) {
   visit_dtype(dtype, [&]<class T>() {
     switch (activation) {
       case Activation::none:
-        break;
-      case Activation::relu:
-        run_ = &run<T, Relu>;
+      case Activation::relu:  // every kernel does it in registers
         break;
       case Activation::relu6:
         run_ = &run<T, Relu6>;

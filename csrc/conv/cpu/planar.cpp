@@ -213,7 +213,7 @@ class BandWorker {
         if (tiles_.most == i + 1) run_chain<i + 1>(group, c, channels, input, output, rows);
       });
     }
-    for (int64_t o = 0; o < group_outputs(); ++o) {
+    for (int64_t o = 0; finish_.is_needed() && o < group_outputs(); ++o) {
       float* plane = output + o * p_.output_strides.c;
       for (int64_t y = 0; y < rows; ++y) finish_(plane + y * p_.output_strides.h, p_.out_w);
     }
