@@ -1,5 +1,6 @@
 #include "conv/cpu/depthwise.h"
 
+#include "conv/cpu/depthwise_lanes.h"
 #include "core/activation.h"
 #include "core/integers.h"
 #include "core/load.h"
@@ -154,16 +155,14 @@ bool depthwise_applies(const ConvPool2d& p) {
   const bool sizes =
       p.kernel_h == 7 ? p.stride_h == 1 : (p.kernel_h == 3 || p.kernel_h == 5) && (p.stride_h == 1 || p.stride_h == 2);
   const bool planes = p.input_strides.w == 1 && p.output_strides.w == 1;
-  return is_depthwise && square && sizes && planes && p.dtype == DType::f32 && p.dilation_h == 1 && p.dilation_w == 1 &&
-         p.pool == Pool::none;
+  return is_depthwise && square && sizes && (planes || suits_channel_lanes(p)) && p.dtype == DType::f32 &&
+         p.dilation_h == 1 && p.dilation_w == 1 && p.pool == Pool::none;
 }
 
 void depthwise_forward(const ConvPool2d& p, const ConvPool2dForward& tensors, const Finish& finish, Context& context) {
-  const bool is_dense = p.stride_h == 1;
-  const auto run = p.kernel_h == 7   ? run_planes<7, 1>
-                   : p.kernel_h == 5 ? (is_dense ? run_planes<5, 1> : run_planes<5, 2>)
-                                     : (is_dense ? run_planes<3, 1> : run_planes<3, 2>);
-  run(p, tensors, finish, context);
+  if (suits_channel_lanes(p)) return depthwise_forward_in_lanes(p, tensors, finish, context);
+  visit_depthwise_sizes(
+      p, [&]<int KernelSize, int Stride>() { run_planes<KernelSize, Stride>(p, tensors, finish, context); });
 }
 
 }  // namespace fastvision
