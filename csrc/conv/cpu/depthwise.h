@@ -1,4 +1,5 @@
-// Depthwise convolution without a pool on contiguous images: a plane at a time, its columns in the lanes.
+// Depthwise convolution without a pool: on contiguous images a plane at a time, its columns in the lanes, where
+// channels in the lanes (depthwise_lanes.h) are not faster.
 #pragma once
 
 #include "conv/conv.h"

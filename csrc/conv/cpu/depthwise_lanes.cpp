@@ -190,11 +190,14 @@ void run_lanes(const ConvPool2d& p, const ConvPool2dForward& tensors, const Fini
 
 }  // namespace
 
+// Planes small enough for two of each channel in the L2 cache. With 3x3 taps for each element the transpositions pay
+// only where rows are hardly longer than a vector.
 bool suits_channel_lanes(const ConvPool2d& p) {
   if (is_channels_last(p)) return true;
-  constexpr int64_t kMaxPlane = 256, kMaxColumns = kLanes / 2;
+  constexpr int64_t kMaxPlane = 4096, kFewTaps = 9, kShortRow = 16;
+  const bool many_taps = p.kernel_h * p.kernel_w > kFewTaps || p.stride_h > 1;
   return p.input_strides.w == 1 && p.output_strides.w == 1 && p.input_strides.h == p.in_w &&
-         p.output_strides.h == p.out_w && p.out_w <= kMaxColumns && p.in_h * p.in_w <= kMaxPlane &&
+         p.output_strides.h == p.out_w && (many_taps || p.out_w <= kShortRow) && p.in_h * p.in_w <= kMaxPlane &&
          p.out_h * p.out_w <= kMaxPlane && p.out_channels >= kLanes;
 }
 
