@@ -29,6 +29,7 @@ struct DirectPlan {
 
   int64_t group_in_channels, group_out_channels;
   int64_t strip_w;                                    // columns of a strip, padding included
+  int64_t pixel;                                      // from column to column of an interleaved strip, in elements
   int64_t row_stride, column_stride, channel_stride;  // of the strip or the input, in elements
   int64_t tap_stride;                                 // from tap to tap of a run
   std::vector<TapRun> taps;                           // of one output, in the order (row, column, channel)

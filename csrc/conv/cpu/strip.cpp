@@ -50,9 +50,10 @@ void pack_planar(const ConvPool2d& p, const DirectPlan& plan, const ColumnRange&
 }
 
 template <class T>
-void pack_interleaved_row(const ConvPool2d& p, int64_t channels, int64_t columns, const T* row, float* target) {
-  if (p.input_strides.w == channels) return convert_row(row, target, columns * channels);
-  for (int64_t x = 0; x < columns; ++x) convert_row(row + x * p.input_strides.w, target + x * channels, channels);
+void pack_interleaved_row(const ConvPool2d& p, const DirectPlan& plan, int64_t columns, const T* row, float* target) {
+  const int64_t channels = plan.group_in_channels;
+  if (p.input_strides.w == channels && plan.pixel == channels) return convert_row(row, target, columns * channels);
+  for (int64_t x = 0; x < columns; ++x) convert_row(row + x * p.input_strides.w, target + x * plan.pixel, channels);
 }
 
 template <class T>
@@ -63,11 +64,11 @@ void pack_interleaved(const ConvPool2d& p, const DirectPlan& plan, const ColumnR
   std::fill(strip + rows.end * plan.row_stride, strip + row_count * plan.row_stride, 0.f);
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     float* row = strip + r * plan.row_stride;
-    std::fill(row, row + columns.begin * channels, 0.f);
-    std::fill(row + columns.end * channels, row + plan.row_stride, 0.f);
+    std::fill(row, row + columns.begin * plan.pixel, 0.f);
+    std::fill(row + columns.end * plan.pixel, row + plan.row_stride, 0.f);
   }
   const int64_t count = columns.end - columns.begin;
-  float* first = strip + rows.begin * plan.row_stride + columns.begin * channels;
+  float* first = strip + rows.begin * plan.row_stride + columns.begin * plan.pixel;
   const bool planes = p.input_strides.w == 1 && channels > 1;
   // A few planes at a time: the rows of each follow each other in memory, and the processor likes long streams.
   const int64_t channels_at_once = planes ? kLanes : channels;
@@ -76,9 +77,9 @@ void pack_interleaved(const ConvPool2d& p, const DirectPlan& plan, const ColumnR
       const T* row = image + c * p.input_strides.c + r * p.input_strides.h;
       float* target = first + r * plan.row_stride + c;
       if (planes) {
-        transpose(row, p.input_strides.c, std::min(kLanes, channels - c), count, target, channels);
+        transpose(row, p.input_strides.c, std::min(kLanes, channels - c), count, target, plan.pixel);
       } else {
-        pack_interleaved_row(p, channels, count, row, target);
+        pack_interleaved_row(p, plan, count, row, target);
       }
     }
   }
