@@ -151,7 +151,7 @@ Tensor conv2d_pool2d(const ConvPool2dOptions& o, const Tensor& input, const Tens
   const bool batched = input.dim() == 4;
   const Tensor images = batched ? input : input.unsqueeze(0);
   const auto problem = conv2d_pool2d_for_kernel(o, images, weight, /*training=*/false);
-  if (!problem) return conv2d_pool2d_reference(o, input, weight, bias);
+  if (!problem) return conv2d_pool2d_by_stock(o, input, weight, bias);
   const Tensor output = conv2d_pool2d_by_kernel(*problem, images, weight, bias, Tensor());
   return batched ? output : without_batch(o, output);
 }

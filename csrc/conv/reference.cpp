@@ -44,18 +44,48 @@ Tensor activate(Activation activation, const Tensor& input) {
   }
 }
 
+void activate_in_place(Activation activation, Tensor& input) {
+  switch (activation) {
+    case Activation::relu:
+      at::relu_(input);
+      break;
+    case Activation::relu6:
+      at::relu6_(input);
+      break;
+    case Activation::silu:
+      at::silu_(input);
+      break;
+    case Activation::hardswish:
+      at::hardswish_(input);
+      break;
+    default:
+      break;
+  }
+}
+
+Tensor pool(const ConvPool2dOptions& o, const Tensor& activated) {
+  if (o.pool == Pool::max) {
+    const Pair no_dilation{1, 1};
+    return at::max_pool2d(activated, o.pool_kernel_size, o.pool_stride, o.pool_padding, no_dilation, o.ceil_mode);
+  }
+  if (o.pool == Pool::avg) {
+    return at::avg_pool2d(activated, o.pool_kernel_size, o.pool_stride, o.pool_padding, o.ceil_mode,
+                          o.count_include_pad);
+  }
+  return activated;
+}
+
 }  // namespace
 
 Tensor activate_and_pool(const ConvPool2dOptions& o, const Tensor& convolved) {
-  const Tensor output = activate(o.activation, convolved);
-  if (o.pool == Pool::max) {
-    const Pair no_dilation{1, 1};
-    return at::max_pool2d(output, o.pool_kernel_size, o.pool_stride, o.pool_padding, no_dilation, o.ceil_mode);
-  }
-  if (o.pool == Pool::avg) {
-    return at::avg_pool2d(output, o.pool_kernel_size, o.pool_stride, o.pool_padding, o.ceil_mode, o.count_include_pad);
-  }
-  return output;
+  return pool(o, activate(o.activation, convolved));
+}
+
+Tensor conv2d_pool2d_by_stock(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
+                              const OptionalTensor& bias) {
+  Tensor output = convolve(o, input, weight, bias);
+  activate_in_place(o.activation, output);
+  return pool(o, output);
 }
 
 Tensor conv2d_pool2d_reference(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,

@@ -35,15 +35,17 @@ bool stock_is_wrong(const ConvPool2d& p) {
 //   channels_last, batch 8, 3x3: 256>256 @14 0.96, 192>384 @13 0.97, 512>512 @7 0.94; with a pool 512>512 @14 0.97:
 //     stock keeps a part of a long sum's weights in L1 for many pixels
 //   contiguous, batch 8, 3x3: 512>512 @7 0.95, @14 0.99; 256>256 @14 is ours, 1.03
+//   the same on a Zen 4: 5x5 128>192 @14 0.86; few pixels for each of the weights, 3x3/2 256>512 @14 0.91
 // At batch 1 and in everything with fewer taps, ours wins.
 bool stock_is_faster(const ConvPool2d& p) {
   if (stock_is_wrong(p)) return false;
   const bool no_pool = p.pool == Pool::none;
   constexpr int64_t kFewChannels = 16;
   if (no_pool && p.out_channels / p.groups < kFewChannels) return true;
-  constexpr int64_t kLongSum = 1700, kLongestSum = 4096;
+  constexpr int64_t kLongSum = 1700, kLongestSum = 3000, kFewPixels = 64;
   const bool channels_last = p.input_strides.c == 1;
-  return p.batch > 1 && taps(p) >= (no_pool && channels_last ? kLongSum : kLongestSum) && (no_pool || channels_last);
+  const bool is_slow = no_pool && (channels_last || p.conv_h * p.conv_w <= kFewPixels);
+  return p.batch > 1 && taps(p) >= (is_slow ? kLongSum : kLongestSum) && (no_pool || channels_last);
 }
 
 Algorithm choose(const ConvPool2d& p) {

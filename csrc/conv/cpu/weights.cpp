@@ -16,8 +16,8 @@ void pack_weights_of(const ConvPool2d& p, const DirectPlan& plan, const T* weigh
     return;
   }
   // From (channel, row, column) to (row, column, channel): a few channels at a time, through L1.
-  constexpr int64_t kTaps = 512;
-  alignas(64) float taps[kTaps * 2 * kLanes];
+  constexpr int64_t kTaps = 144;
+  alignas(64) float taps[kTaps * 2 * kLanes] = {};
   const int64_t channels_at_once = std::max<int64_t>(1, kTaps / window);
   for (int64_t c = 0; c < plan.group_in_channels; c += channels_at_once) {
     const int64_t in_channels = std::min(channels_at_once, plan.group_in_channels - c);
@@ -27,8 +27,10 @@ void pack_weights_of(const ConvPool2d& p, const DirectPlan& plan, const T* weigh
       for (int64_t i = 0; i < n; ++i) {
         const int64_t channel = c + (w + i) / window;
         const int64_t tap = (w + i) % window;
-        std::copy_n(taps + i * plan.block_channels, channels,
-                    packed + (tap * plan.group_in_channels + channel) * plan.block_channels);
+        float* target = packed + (tap * plan.group_in_channels + channel) * plan.block_channels;
+        unroll<2>([&](auto v) FASTVISION_INLINE {
+          Vec::loadu(taps + i * plan.block_channels + v * kLanes).store(target + v * kLanes);
+        });
       }
     }
   }
