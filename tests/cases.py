@@ -102,6 +102,42 @@ SAMPLES = {
     "depthwise_short_rows": Problem(
         channels=5, out_channels=5, height=7, width=7, options={"groups": 5, "pool": "none", "padding": 1}
     ),
+    "depthwise_channels_last": Problem(
+        channels=37,
+        out_channels=37,
+        height=13,
+        width=18,
+        layout="channels_last",
+        options={"groups": 37, "pool": "none", "padding": (1, 2)},
+    ),
+    "depthwise_channels_last_strided": Problem(
+        channels=21,
+        out_channels=21,
+        height=11,
+        width=9,
+        kernel_size=(5, 5),
+        layout="channels_last",
+        options={"groups": 21, "pool": "none", "activation": "none", "padding": (2, 3), "stride": 2},
+    ),
+    "depthwise_small_planes": Problem(
+        channels=35,
+        out_channels=35,
+        height=7,
+        width=7,
+        kernel_size=(7, 7),
+        options={"groups": 35, "pool": "none", "padding": 3},
+    ),
+    "depthwise_small_planes_strided": Problem(
+        channels=19,
+        out_channels=19,
+        height=15,
+        width=31,
+        options={"groups": 19, "pool": "none", "padding": 1, "stride": 2},
+    ),
+    # Windows without an input.
+    "depthwise_of_padding": Problem(
+        channels=17, out_channels=17, height=2, width=1, options={"groups": 17, "pool": "none", "padding": 4}
+    ),
     "overlapping_max": Problem(
         height=13, options={"padding": 1, "pool_kernel_size": 3, "pool_stride": 2, "pool_padding": 1}
     ),
@@ -119,6 +155,24 @@ SAMPLES = {
     ),
     "pointwise_strided": Problem(
         height=20, width=43, kernel_size=(1, 1), options={"pool": "none", "stride": (3, 2), "padding": 0}
+    ),
+    # Columns that would meet in the same sets of a cache.
+    "pointwise_columns_apart": Problem(
+        channels=1024,
+        height=3,
+        width=16,
+        out_channels=33,
+        kernel_size=(1, 1),
+        layout="channels_last",
+        options={"pool": "none"},
+    ),
+    "strided_columns_apart": Problem(
+        batch=1,
+        channels=512,
+        height=6,
+        width=7,
+        out_channels=33,
+        options={"pool": "none", "stride": 2, "padding": 1},
     ),
     # 49 pixels: one more than a number of vectors.
     "pointwise_last_pixel": Problem(
@@ -163,6 +217,9 @@ SAMPLES = {
     ),
     "few_outputs_short_rows": Problem(
         channels=5, out_channels=9, height=9, width=6, kernel_size=(5, 5), options={"pool": "none", "padding": 2}
+    ),
+    "few_outputs_rows_of_one_vector": Problem(
+        channels=5, out_channels=9, height=9, width=11, kernel_size=(5, 5), options={"pool": "none", "padding": 2}
     ),
     "few_inputs": Problem(
         channels=2,

@@ -198,6 +198,7 @@ def test_the_kernels_run_for_gradients(capability, sizes):
 
 
 def test_a_layer_whose_gradients_are_stocks_is_stocks():
+    fastvision.backends.cpu.capability = "default"  # others multiply wider than stock on some processors
     tensors = [tensor.requires_grad_() for tensor in draw(9, 40, 6)]
     assert linear(*tensors).grad_fn.name() == "AddmmBackward0"
     tensors = [tensor.requires_grad_() for tensor in draw(*TRAINED[0])]

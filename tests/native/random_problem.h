@@ -68,6 +68,13 @@ inline ConvPool2d random_problem(Random& random) {
     p.kernel_h = p.kernel_w = 3;
     p.stride_h = p.stride_w = p.dilation_h = p.dilation_w = 1;
   }
+  if (random.chance(8)) {  // a depthwise one
+    p.groups = p.in_channels = p.out_channels = random.between(2, 40);
+    p.allow_winograd = false;
+    p.kernel_h = p.kernel_w = random.one_of({3, 5, 7});
+    p.stride_h = p.stride_w = random.between(1, 2);
+    p.dilation_h = p.dilation_w = 1;
+  }
   // Winograd's sums of padding alone are not exactly zero, and ties among them are decided by chance.
   const int widest = p.allow_winograd ? 2 : 4;
   p.pad_top = random.chance(2) ? 0 : random.between(0, widest);
