@@ -9,6 +9,7 @@ from cases import (
     LAYOUTS,
     RMS_LIMITS,
     SAMPLES,
+    STOCKS,
     Problem,
     assert_accurate,
     assert_same_layout,
@@ -68,8 +69,8 @@ def test_samples_run_kernels(capability, name):
     """Otherwise these tests would compare stock with itself. The operator of training raises where there is none."""
     if "groups" in SAMPLES[name].options and capability == "emulated":
         pytest.skip("the CUDA kernels leave groups to cuDNN")
-    if name == "few_outputs_short_rows" and capability == "avx512":
-        pytest.skip("rows of less than half a vector are stock's")
+    if name in STOCKS.get(capability, ()):
+        pytest.skip("stock is faster with these vectors")
     problem = SAMPLES[name]
     torch.ops.fastvision.conv2d_pool2d_with_selection(*problem.tensors(), **raw_options(problem))
 
