@@ -16,6 +16,17 @@ inline bool stock_multiplies_by_avx512() {
   return does;
 }
 
+// Zen 4, whose AVX-512 multiplies as much in a cycle as AVX2 does.
+inline bool processor_halves_avx512() {
+  static const bool does = [] {
+    unsigned eax, ebx, ecx, edx;
+    constexpr unsigned kFamily = 0x19;
+    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return false;
+    return (eax >> 8 & 0xf) + (eax >> 20 & 0xff) == kFamily;
+  }();
+  return does;
+}
+
 // Whether stock multiplies bfloat16 by AMX tiles: eight times as many products a cycle as in fp32.
 inline bool processor_has_bf16_tiles() {
   static const bool has = [] {
@@ -31,6 +42,10 @@ inline bool processor_has_bf16_tiles() {
 }
 #else
 inline bool stock_multiplies_by_avx512() {
+  return false;
+}
+
+inline bool processor_halves_avx512() {
   return false;
 }
 

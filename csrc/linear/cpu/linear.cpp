@@ -20,7 +20,8 @@ bool has_few_rows(const Linear& p) {
 }
 
 // For more rows. Stock's products are MKL's, which do without AVX-512 on AMD's processors: its time over ours at 9, 32,
-// 512 rows 128>128 1.6, 1.8, 2.1; 784>512 1.9, 2.0, 2.2; 20>784 1.2, 1.3, 1.4; 4096>4096 at 64 rows 2.0 (Zen 5).
+// 512 rows 128>128 1.6, 1.8, 2.1; 784>512 1.9, 2.0, 2.2; 20>784 1.2, 1.3, 1.4; 4096>4096 at 64 rows 2.0 (Zen 5). On a
+// Zen 4 1.0 to 1.4.
 bool packing_pays(const Linear& p) {
   return multiplies_wider_than_stock() && p.weight == LinearWeight::f32;
 }
@@ -35,11 +36,13 @@ const char* forward(const Linear& p, const LinearForward& tensors, Context& cont
   return nullptr;
 }
 
-// Gradients that are worth packing for where this library's products are wider: as the forward of many rows, but not
-// measured. Fewer products are stock's on every machine (Zen 3: 0.4 to 0.9).
+// Gradients that are worth packing for where this library multiplies more in a cycle than stock's: as the forward of
+// many rows, but not measured. Fewer products are stock's on every machine (Zen 3: 0.4 to 0.9), and so are all on a Zen
+// 4 (64 rows of 784>512 0.9).
 bool packing_gradients_pays(const Linear& p) {
   constexpr int64_t kMinRows = 16, kMinProducts = 1 << 18;
-  return multiplies_wider_than_stock() && p.rows >= kMinRows && p.rows * p.in_features * p.out_features >= kMinProducts;
+  return multiplies_wider_than_stock() && !processor_halves_avx512() && p.rows >= kMinRows &&
+         p.rows * p.in_features * p.out_features >= kMinProducts;
 }
 
 // Floats of a result from which on ours is faster. Zen 3, one core, both in kept memory, stock's time over ours at 8,
