@@ -118,6 +118,13 @@ class UnitWorker {
     }
   }
 
+  // Rows of a plane that a unit's pixels lie in.
+  void prefetch_strided(const T* plane, const Unit& unit) const {
+    for (int64_t y = unit.first / p_.out_w; y * p_.out_w < unit.first + unit.count; ++y) {
+      prefetch_row(plane + y * p_.stride_h * p_.input_strides.h, p_.out_w * p_.stride_w);
+    }
+  }
+
   // [panel][channel][pixel]; pixels that do not exist are zero.
   void pack(const Unit& unit) {
     constexpr int64_t kAhead = 4;
@@ -128,7 +135,9 @@ class UnitWorker {
         if (c + kAhead < p_.in_channels) prefetch_row(source + kAhead * p_.input_strides.c, unit.count);
         pack_dense(source, unit.count, target);
       } else {
-        pack_strided(image_of(unit) + c * p_.input_strides.c, unit.first, unit.count, target);
+        const T* plane = image_of(unit) + c * p_.input_strides.c;
+        if (c + kAhead < p_.in_channels) prefetch_strided(plane + kAhead * p_.input_strides.c, unit);
+        pack_strided(plane, unit.first, unit.count, target);
       }
     }
   }
