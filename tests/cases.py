@@ -166,6 +166,10 @@ SAMPLES = {
         layout="channels_last",
         options={"pool": "none"},
     ),
+    # Rows of weights that would, and a last pixel alone.
+    "pointwise_rows_apart": Problem(
+        channels=1024, height=5, width=13, out_channels=30, kernel_size=(1, 1), options={"pool": "none"}
+    ),
     "strided_columns_apart": Problem(
         batch=1,
         channels=512,
