@@ -17,7 +17,8 @@ void pack_weights_of(const ConvPool2d& p, const DirectPlan& plan, const T* weigh
   }
   // From (channel, row, column) to (row, column, channel): a few channels at a time, through L1.
   constexpr int64_t kTaps = 144;
-  alignas(64) float taps[kTaps * 2 * kLanes] = {};
+  alignas(64) float taps[kTaps * 2 * kLanes];
+  if (channels < plan.block_channels) std::fill(std::begin(taps), std::end(taps), 0.f);
   const int64_t channels_at_once = std::max<int64_t>(1, kTaps / window);
   for (int64_t c = 0; c < plan.group_in_channels; c += channels_at_once) {
     const int64_t in_channels = std::min(channels_at_once, plan.group_in_channels - c);
