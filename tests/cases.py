@@ -166,6 +166,9 @@ SAMPLES = {
         layout="channels_last",
         options={"pool": "none"},
     ),
+    "pooled_columns_apart": Problem(
+        batch=1, channels=1024, height=6, width=8, out_channels=17, kernel_size=(2, 3), layout="channels_last"
+    ),
     # Rows of weights that would, and a last pixel alone.
     "pointwise_rows_apart": Problem(
         channels=1024, height=5, width=13, out_channels=30, kernel_size=(1, 1), options={"pool": "none"}

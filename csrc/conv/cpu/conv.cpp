@@ -44,8 +44,8 @@ bool stock_is_faster(const ConvPool2d& p) {
   if (no_pool && p.out_channels / p.groups < kFewChannels) return true;
   constexpr int64_t kLongSum = 1700, kLongestSum = 3000, kFewPixels = 64;
   const bool channels_last = p.input_strides.c == 1;
-  const bool is_slow = no_pool && (channels_last || p.conv_h * p.conv_w <= kFewPixels);
-  return p.batch > 1 && taps(p) >= (is_slow ? kLongSum : kLongestSum) && (no_pool || channels_last);
+  const bool ours_is_slow = no_pool && (channels_last || p.conv_h * p.conv_w <= kFewPixels);
+  return p.batch > 1 && taps(p) >= (ours_is_slow ? kLongSum : kLongestSum) && (no_pool || channels_last);
 }
 
 Algorithm choose(const ConvPool2d& p) {
