@@ -20,35 +20,44 @@ class Planes {
       : p_(p),
         reduction_(p),
         layout_(p, Reduction::kPadding),
-        row_(layout_.floats()),
+        rows_(kRows * layout_.floats()),
         result_(is_float ? 0 : round_up(p.out_w, kLanes)) {
-    layout_.clear(row_.data(), 1);
+    layout_.clear(rows_.data(), kRows);
   }
 
   void run(const T* input, T* output) {
-    for (int64_t y = 0; y < p_.out_h; ++y) {
-      reduction_.start_row(y);
-      fill(input, window_rows(p_, y));
-      T* target = output + y * p_.out_w;
-      if constexpr (is_float) {
-        // Where a row is shorter than a vector, what is too much is written over by the next row.
-        const bool fits = (p_.out_h - y) * p_.out_w >= kLanes;
-        reduce_columns(target, fits);
-      } else {
-        reduce_columns(result_.data(), true);
-        convert_row(result_.data(), target, p_.out_w);
-      }
+    for (int64_t first = 0; first < p_.out_h; first += kRows) {
+      const int64_t last = std::min(first + kRows, p_.out_h);
+      for (int64_t y = first; y < last; ++y) fill(input, window_rows(p_, y), row(y - first));
+      for (int64_t y = first; y < last; ++y) reduce_row(row(y - first), y, output + y * p_.out_w);
     }
   }
 
  private:
   static constexpr bool is_float = std::is_same_v<T, float>;
+  // Rows that are reduced one after the other: a load that two stores meet in waits until both are through (Zen 4,
+  // 768 planes: average of 3x3 @14 0.56, @17 0.72 of the time; maxima of 3x3 0.77).
+  static constexpr int64_t kRows = 4;
 
-  void fill(const T* input, Span rows) {
+  float* row(int64_t i) { return rows_.data() + i * layout_.floats(); }
+
+  void reduce_row(const float* row, int64_t y, T* target) {
+    reduction_.start_row(y);
+    if constexpr (is_float) {
+      // Where a row is shorter than a vector, what is too much is written over by the next row.
+      const bool fits = (p_.out_h - y) * p_.out_w >= kLanes;
+      reduce_columns(row, target, fits);
+    } else {
+      reduce_columns(row, result_.data(), true);
+      convert_row(result_.data(), target, p_.out_w);
+    }
+  }
+
+  void fill(const T* input, Span rows, float* target) {
     const T* source = input + rows.first * p_.in_w;
     const int64_t count = rows.last - rows.first;
     const auto fill_from = [&]<int Rows>() {
-      layout_.fill(row_.data(), [&](int64_t x, int64_t n) FASTVISION_INLINE {
+      layout_.fill(target, [&](int64_t x, int64_t n) FASTVISION_INLINE {
         return Reduction::template reduce<Rows>(
             count, [&](int64_t row) FASTVISION_INLINE { return load_as_float(source + row * p_.in_w + x, n); });
       });
@@ -65,15 +74,15 @@ class Planes {
     }
   }
 
-  void reduce_columns(float* target, bool fits) {
+  void reduce_columns(const float* row, float* target, bool fits) {
     if constexpr (Stride == 0) {
       for (int64_t x = 0; x < p_.out_w; ++x) {
-        target[x] = reduction_.finish(Reduction::reduce(row_.data() + x * p_.stride_w, p_.kernel_w), x);
+        target[x] = reduction_.finish(Reduction::reduce(row + x * p_.stride_w, p_.kernel_w), x);
       }
     } else {
       for_each_vector(p_.out_w, [&](int64_t x, int64_t n) FASTVISION_INLINE {
         const Vec reduced = Reduction::template reduce<Kernel>(
-            p_.kernel_w, [&](int64_t tap) FASTVISION_INLINE { return Vec::loadu(layout_.tap(row_.data(), tap) + x); });
+            p_.kernel_w, [&](int64_t tap) FASTVISION_INLINE { return Vec::loadu(layout_.tap(row, tap) + x); });
         const Vec result = reduction_.finish(reduced, x);
         n == kLanes || fits ? result.store(target + x) : result.store(target + x, n);
       });
@@ -83,7 +92,7 @@ class Planes {
   const Pooling& p_;
   Reduction reduction_;
   const PaddedRow<Stride == 2 ? 2 : 1> layout_;
-  FloatScratch row_, result_;
+  FloatScratch rows_, result_;
 };
 
 // Planes [first, last).
