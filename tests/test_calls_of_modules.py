@@ -243,7 +243,8 @@ def test_derivatives_without_grad_mode(module, input, name):
     ones = {key: torch.ones_like(value) for key, value in parameters.items()}
     with torch.no_grad():
         _, along = torch.func.jvp(run, (parameters,), (ones,))
-    assert_close(along, sum(value.sum() for value in gradient.values()))
+    # Hundreds of terms of both signs, which the two add in different orders.
+    assert_close(along, sum(value.sum() for value in gradient.values()), rtol=1e-4, atol=1e-4)
 
 
 @each_call
