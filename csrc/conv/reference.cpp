@@ -29,37 +29,18 @@ Tensor convolve(const ConvPool2dOptions& o, const Tensor& input, const Tensor& w
   return at::conv2d(padded, weight, bias, o.stride, padding, o.dilation, o.groups);
 }
 
-Tensor activate(Activation activation, const Tensor& input) {
+Tensor activate(Activation activation, Tensor input, bool in_place) {
   switch (activation) {
     case Activation::relu:
-      return at::relu(input);
+      return in_place ? at::relu_(input) : at::relu(input);
     case Activation::relu6:
-      return at::relu6(input);
+      return in_place ? at::relu6_(input) : at::relu6(input);
     case Activation::silu:
-      return at::silu(input);
+      return in_place ? at::silu_(input) : at::silu(input);
     case Activation::hardswish:
-      return at::hardswish(input);
+      return in_place ? at::hardswish_(input) : at::hardswish(input);
     default:
       return input;
-  }
-}
-
-void activate_in_place(Activation activation, Tensor& input) {
-  switch (activation) {
-    case Activation::relu:
-      at::relu_(input);
-      break;
-    case Activation::relu6:
-      at::relu6_(input);
-      break;
-    case Activation::silu:
-      at::silu_(input);
-      break;
-    case Activation::hardswish:
-      at::hardswish_(input);
-      break;
-    default:
-      break;
   }
 }
 
@@ -78,14 +59,12 @@ Tensor pool(const ConvPool2dOptions& o, const Tensor& activated) {
 }  // namespace
 
 Tensor activate_and_pool(const ConvPool2dOptions& o, const Tensor& convolved) {
-  return pool(o, activate(o.activation, convolved));
+  return pool(o, activate(o.activation, convolved, /*in_place=*/false));
 }
 
 Tensor conv2d_pool2d_by_stock(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,
                               const OptionalTensor& bias) {
-  Tensor output = convolve(o, input, weight, bias);
-  activate_in_place(o.activation, output);
-  return pool(o, output);
+  return pool(o, activate(o.activation, convolve(o, input, weight, bias), /*in_place=*/true));
 }
 
 Tensor conv2d_pool2d_reference(const ConvPool2dOptions& o, const Tensor& input, const Tensor& weight,

@@ -1,5 +1,6 @@
 #include "conv/cpu/depthwise_lanes.h"
 
+#include "conv/cpu/weights.h"
 #include "core/activation.h"
 #include "core/integers.h"
 #include "core/load.h"
@@ -165,11 +166,7 @@ const float* pack_weights(const ConvPool2d& p, const ConvPool2dForward& tensors,
     float* target = packed + block * taps * kLanes;
     if (channels < kLanes) std::fill_n(target, taps * kLanes, 0.f);
     transpose(static_cast<const float*>(tensors.weight) + channel * taps, taps, channels, taps, target, kLanes);
-    if (!tensors.scale) continue;
-    const Vec scale = load_as_float(tensors.scale + channel, channels);
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      (Vec::loadu(target + tap * kLanes) * scale).store(target + tap * kLanes);
-    }
+    if (tensors.scale) scale_channels(tensors.scale + channel, channels, target, taps, kLanes);
   }
   return packed;
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/cache_sets.h"
+
 namespace fastvision {
 namespace {
 
@@ -14,10 +16,6 @@ constexpr int64_t kMaxChain = 128;
 
 // A strip this large leaves room in L2 for the weights and the output rows.
 constexpr int64_t kStripBytes = 256 * 1024;
-
-// Inputs of a tile's columns that are so many elements apart meet in the same sets of the L1 cache and drive each other
-// out. Zen 4, channels_last 1x1: 1024>512 @14 0.67 of the speed of a copy that keeps them apart, 512>512 as fast.
-constexpr int64_t kSetsApart = 1024, kPixelPadding = 16;
 
 // Units of work that a problem is cut into, if it has fewer by itself, so that more threads than
 // one find something to do. Below kSmallProblem a second thread costs more than it saves.
@@ -103,11 +101,13 @@ DirectPlan make_direct_plan(const ConvPool2d& p, int64_t lanes, InputChoice choi
 
   const bool no_padding =
       p.pad_top == 0 && p.pad_left == 0 && plan.strip_w <= p.in_w && strip_rows(p, p.conv_h) <= p.in_h;
-  const auto meet = [&](int64_t pixel) { return p.stride_w * pixel % kSetsApart == 0; };
+  // Inputs of a tile's columns. Zen 4, channels_last 1x1: 1024>512 @14 0.67 of the speed of a copy that keeps them
+  // apart, 512>512 as fast.
+  const auto meet = [&](int64_t pixel) { return meet_in_cache_sets(p.stride_w * pixel); };
   plan.in_place = choice != InputChoice::interleaved_strip && p.dtype == DType::f32 && no_padding &&
                   (planar || (channels_last && !meet(p.input_strides.w)));
   const bool padded = choice != InputChoice::interleaved_strip && meet(plan.group_in_channels);
-  plan.pixel = plan.group_in_channels + (padded ? kPixelPadding : 0);
+  plan.pixel = plan.group_in_channels + (padded ? kSetPadding : 0);
   plan.tap_count = p.kernel_h * p.kernel_w * plan.group_in_channels;
   plan.block_channels = 2 * lanes;
   plan.blocks = ceil_div(plan.group_out_channels, plan.block_channels);

@@ -2,6 +2,7 @@
 
 #include "conv/cpu/strided.h"
 #include "core/activation.h"
+#include "core/cache_sets.h"
 #include "core/gemm.h"
 #include "core/integers.h"
 #include "core/load.h"
@@ -24,11 +25,9 @@ constexpr int64_t kChannels = 24;
 constexpr int64_t kUnitPanels = 128 / kPanel;
 constexpr int64_t kUnit = kUnitPanels * kPanel;
 
-// Rows of weights so many elements apart meet in the same sets of an L1 cache: where more of them are read side by side
-// than a set has ways, a block is copied, its rows apart (Zen 4 with AVX-512: 1024>512 @14 1.16, 1024>256 1.05 times as
-// fast).
-constexpr int64_t kSetsApart = 1024, kRowPadding = 16;
-constexpr bool kRowsMeet = kMaxGemmRows > 8;
+// Where more rows of weights are read side by side than a set of the L1 cache has ways, a block of those that meet is
+// copied, its rows apart (Zen 4 with AVX-512: 1024>512 @14 1.16, 1024>256 1.05 times as fast).
+constexpr bool kManyRows = kMaxGemmRows > 8;
 
 // Output pixels [first, first + count) of an image's planes, count <= kUnit.
 struct Unit {
@@ -43,8 +42,8 @@ class UnitWorker {
         tensors_(tensors),
         finish_(finish),
         weights_(weights),
-        copies_(kRowsMeet && p.in_channels % kSetsApart == 0),
-        weight_stride_(p.in_channels + (copies_ ? kRowPadding : 0)),
+        copies_(kManyRows && meet_in_cache_sets(p.in_channels)),
+        weight_stride_(p.in_channels + (copies_ ? kSetPadding : 0)),
         block_(copies_ ? kChannels * weight_stride_ : 0),
         inputs_(p.in_channels * kUnit),
         sums_(kChannels * kPanel),
